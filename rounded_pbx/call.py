@@ -1,0 +1,79 @@
+"""What a switch tells us about a call, the same for Asterisk and FreeSWITCH."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# C0 and C1 controls, and the characters that str.splitlines() or a terminal takes for a line end
+# or for a change of direction. None of them belongs in a name, a number or a header.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
+
+
+def clean(text: str, longest: int = 1024) -> str:
+    """A caller's text, each control character turned into a space, at most ``longest`` long."""
+    return _CONTROL.sub(" ", text[:longest]).strip()
+
+
+def mask(number: str) -> str:
+    """A caller's number for a log: the last four digits hidden."""
+    return clean(number, 40)[:-4] + "****" if len(number) > 4 else "****"
+
+
+class Switch(StrEnum):
+    """The kinds of switch."""
+
+    ASTERISK = "asterisk"
+    FREESWITCH = "freeswitch"
+
+
+class Direction(StrEnum):
+    """``direction`` of a staging request, seen from the agent."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Wait(StrEnum):
+    """How long a staging waits: until the API says ``staged``, or only for the id."""
+
+    POLL = "poll"
+    SYNC = "sync"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class CallerId:
+    """The caller as the switch presents them; nothing of it can be trusted."""
+
+    number: str = ""
+    name: str = ""
+    withheld: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """One call at the moment when its dialplan asks for a staging.
+
+    ``did`` is the number that was dialled. ``route`` and ``wait`` are the dialplan's own choice
+    and None where it made none. ``dynamic_variables`` and ``custom_headers`` are what the dialplan
+    passed beside the configuration.
+    """
+
+    switch: Switch
+    did: str
+    caller: CallerId
+    rdnis: str = ""
+    unique_id: str = ""
+    channel: str = ""
+    context: str = ""
+    account_code: str = ""
+    route: str | None = None
+    direction: Direction | None = None
+    wait: Wait | None = None
+    dynamic_variables: Mapping[str, str] = field(default_factory=dict)
+    custom_headers: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,318 @@
+"""The ``rounded-pbx`` command: one function a subcommand, each importing what it needs itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from . import __version__
+from .errors import BadNumber, ConfigError
+
+if TYPE_CHECKING:
+    from .call import CallContext
+    from .config import Config
+    from .config_types import Address
+    from .routing import Route
+    from .sandbox import Behaviour
+    from .staging import StagingRequest
+
+app = typer.Typer(
+    name="rounded-pbx",
+    help="Hand calls from Asterisk or FreeSWITCH to a Rounded voice agent with no cold start.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The configuration; else $ROUNDED_PBX_CONFIG, else /etc/rounded_pbx/config.yml.",
+    ),
+]
+DidOption = Annotated[str, typer.Option("--did", help="The number that was dialled.")]
+FromOption = Annotated[str, typer.Option("--from", help="The caller's number; may be empty.")]
+NameOption = Annotated[str, typer.Option("--name", help="The caller's name.")]
+RouteOption = Annotated[str | None, typer.Option("--route", help="A route by its name.")]
+ChannelOption = Annotated[
+    list[str] | None,
+    typer.Option("--channel", metavar="NAME=VALUE", help="A channel variable, for templates."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def main() -> None:
+    """The command's entry: configuration errors, one a line, and exit status 2."""
+    try:
+        app()
+    except ConfigError as error:
+        for problem in error.problems:
+            err.print(f"{problem.file}:{problem.line}:", style="bold red", end=" ", soft_wrap=True)
+            err.print(problem.text, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"rounded-pbx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _load(config: Path | None) -> tuple[Path, Config]:
+    from .config import config_path, load
+
+    path = config_path(config)
+    return path, load(path)
+
+
+def _keys(path: Path, config: Config) -> dict[str, str]:
+    from .config import read_keys
+
+    return {name: key.get_secret_value() for name, key in read_keys(path, config).items()}
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Run the daemon that the dialplan asks, until SIGTERM."""
+    from . import daemon
+
+    path, settings = _load(config)
+    keys = _keys(path, settings)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("httpx", "httpcore", "panoramisk"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        asyncio.run(daemon.serve(settings, keys))
+    except OSError as error:
+        err.print(f"[bold red]error[/] cannot listen: {error}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check the configuration: every mistake with its line, exit status 2."""
+    from rich.table import Table
+
+    from .config import read_keys
+
+    path, settings = _load(config)
+    read_keys(path, settings)
+    table = Table("route", "DIDs", "agent", "account", "on failure", "fallback", box=None)
+    for route in settings.route_table():
+        table.add_row(
+            route.name,
+            ", ".join(route.dids) or "by name only",
+            route.agent_id,
+            route.account,
+            route.on_failure.value,
+            "; ".join(f"{switch}: {target}" for switch, target in route.fallback.items()) or "-",
+        )
+    out.print(table)
+    out.print(f"[green]{path}: no mistakes[/]", soft_wrap=True)
+
+
+@app.command()
+def route(
+    did: DidOption,
+    caller: FromOption = "",
+    name: NameOption = "",
+    route_name: RouteOption = None,
+    channel: ChannelOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show which route a call takes, and the exact request; nothing is sent."""
+    _, settings = _load(config)
+    call = _call(did, caller, name, route_name)
+    found, request, problem = _request(settings, call, _pairs(channel))
+    if as_json:
+        print_json(
+            {
+                "route": found.name if found else None,
+                "account": found.account if found else None,
+                "request": request.body() if request else None,
+                "problem": problem,
+            }
+        )
+    elif found is None:
+        out.print(f"[red]no route[/] for {did}: the dialplan does what default_on_failure says")
+    else:
+        out.print(f"[bold]route[/]    {found.name}   [bold]account[/] {found.account}")
+        failure = found.on_failure.value
+        out.print(f"[bold]on failure[/] {failure}  {dict(found.fallback) or ''}", soft_wrap=True)
+        if request is None:
+            out.print(f"[red]BAD_NUMBER[/] {problem}", soft_wrap=True)
+        else:
+            sync = "?sync=true" if request.wait.value == "sync" else ""
+            out.print(f"[bold]POST[/] {settings.api.base_url}/v1/calls/stage{sync}")
+            out.print_json(json.dumps(request.body()))
+    raise typer.Exit(0 if request else 1)
+
+
+@app.command()
+def stage(
+    did: DidOption,
+    caller: FromOption = "",
+    name: NameOption = "",
+    route_name: RouteOption = None,
+    channel: ChannelOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Stage one call from the shell, as the dialplan would."""
+    path, settings = _load(config)
+    keys = _keys(path, settings)
+    call = _call(did, caller, name, route_name)
+    answer = asyncio.run(_stage(settings, keys, call, _pairs(channel)))
+    if as_json:
+        print_json(dict(answer))
+    else:
+        for variable, value in answer:
+            out.print(f"[bold]{variable}[/]={value}", soft_wrap=True)
+    raise typer.Exit(0 if dict(answer)["ROUNDED_CALL_ID"] else 1)
+
+
+async def _stage(
+    settings: Config, keys: Mapping[str, str], call: CallContext, channel: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    from .accounts import Accounts
+    from .daemon import desk_of
+    from .handler import handle_call
+
+    class FromOptions:
+        async def get_variables(self, names: Any) -> Mapping[str, str]:
+            return channel
+
+    accepted = asyncio.get_running_loop().time()
+    async with Accounts(settings, keys) as accounts:
+        answer = await handle_call(
+            call,
+            desk_of(settings, accounts),
+            FromOptions(),
+            accepted=accepted,
+            deadline=accepted + settings.calls.deadline,
+        )
+    return answer.variables
+
+
+@app.command()
+def sandbox(
+    listen: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8700",
+    key: Annotated[str, typer.Option(help="The API key that it accepts.")] = "sandbox",
+    latency: Annotated[float, typer.Option(help="Seconds before any answer.")] = 0.0,
+    staging_time: Annotated[float, typer.Option(help="Seconds until a call is staged.")] = 0.3,
+    fault: Annotated[
+        str | None,
+        typer.Option(help="401 408 422 429 500 503 hang drip reset html half-json bad-id"),
+    ] = None,
+    fault_times: Annotated[int | None, typer.Option(help="How often; else always.")] = None,
+    retry_after: Annotated[int | None, typer.Option(help="Seconds, with 429 and 503.")] = 1,
+) -> None:
+    """Run an emulator of the Rounded API, well-behaved or not.
+
+    PUT /sandbox/behaviour changes how it behaves, GET /sandbox/calls lists its calls.
+    """
+    import pydantic
+
+    from .config_types import parse_address
+    from .sandbox import Behaviour
+
+    try:
+        address = parse_address(listen)
+        behaviour = Behaviour.model_validate(
+            {
+                "latency": latency,
+                "staging_time": staging_time,
+                "fault": fault,
+                "fault_times": fault_times,
+                "retry_after": retry_after,
+            }
+        )
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from None
+    try:
+        asyncio.run(_sandbox(address, key, behaviour))
+    except OSError as error:
+        err.print(f"[bold red]error[/] cannot listen on {address}: {error.strerror}")
+        raise typer.Exit(1) from None
+
+
+async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
+    from .daemon import until_stopped
+    from .sandbox import Call, Sandbox, serving
+
+    def show(method: str, path: str, status: int, call: Call | None) -> None:
+        colour = "green" if status < 400 else "red"
+        line = f"{method:5} {path}  [{colour}]{status}[/]  {call.id if call else ''}"
+        out.print(line, soft_wrap=True)
+
+    async with serving(Sandbox(key, behaviour, on_answer=show), address) as url:
+        out.print(f"The sandbox of the Rounded API is at [bold]{url}[/], its key is {key!r}.")
+        await until_stopped()
+
+
+def _call(did: str, caller: str, name: str, route_name: str | None) -> CallContext:
+    from .call import CallContext, CallerId, Switch
+
+    return CallContext(
+        switch=Switch.ASTERISK, did=did, caller=CallerId(caller, name), route=route_name
+    )
+
+
+def _request(
+    settings: Config, call: CallContext, channel: Mapping[str, str]
+) -> tuple[Route | None, StagingRequest | None, str]:
+    from .staging import StagingRequest
+
+    found = settings.route_table().find(call)
+    if found is None:
+        return None, None, "no route"
+    try:
+        return found, StagingRequest.build(call, found, settings.numbers.policy, channel), ""
+    except BadNumber as error:
+        return found, None, str(error)
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    pairs = [item.partition("=") for item in given or []]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise typer.BadParameter("expected NAME=VALUE", param_hint="--channel")
+    return {name: value for name, _, value in pairs}
+
+
+def print_json(value: object) -> None:
+    """JSON for machines, on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,324 @@
+"""The configuration: YAML in, frozen values out; every default stands here.
+
+Pydantic checks the shape of each section, ``_cross_checks`` what one section says of another.
+All mistakes are reported at once, each with the line that it stands in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Self
+
+import pydantic
+from pydantic import BeforeValidator, Field, SecretStr
+
+from .call import Direction, Switch, Wait
+from .config_types import (
+    FALLBACK,
+    NAME,
+    Address,
+    Allowed,
+    Country,
+    Did,
+    Headers,
+    Listen,
+    Name,
+    Network,
+    Number,
+    Text,
+    Uuid,
+    Values,
+    as_text,
+    matching,
+)
+from .errors import ConfigError
+from .numbers import CallerPolicy
+from .routing import Next, Route, RouteTable, number_forms
+from .yamlfile import Loc, YamlFile, explain
+
+DEFAULT_PATH = Path("/etc/rounded_pbx/config.yml")
+ENVIRONMENT = "ROUNDED_PBX_CONFIG"
+
+LOOPBACK: tuple[Network, ...] = (
+    ipaddress.ip_network("127.0.0.0/8"),
+    ipaddress.ip_network("::1/128"),
+)
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+_VariableName = Annotated[
+    str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
+]
+_CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
+
+
+class Account(_Section):
+    """Where an API key comes from: exactly one of a file, the environment, a credential.
+
+    ``credential`` is the name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``.
+    """
+
+    key_file: Path | None = None
+    key_env: _VariableName | None = None
+    credential: _CredentialName | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError("needs exactly one of key_file, key_env and credential")
+        return self
+
+    def read_key(self) -> SecretStr:
+        """The key.
+
+        Raises:
+            ValueError: it cannot be read, or is none; the message never repeats it.
+        """
+        if self.key_env is not None:
+            source, key = f"the environment variable {self.key_env}", os.environ.get(self.key_env)
+            if key is None:
+                raise ValueError(f"{source} is not set")
+        else:
+            directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+            path = self.key_file or Path(directory, str(self.credential))
+            if self.key_file is None and not directory:
+                raise KeyUnknownHere(f"{self.credential} is known to the systemd service only")
+            source = str(path)
+            try:
+                key = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                what = getattr(error, "strerror", None) or "is not text"
+                if path.is_relative_to("/run/credentials") and not directory:
+                    raise KeyUnknownHere(f"{source} exists for the systemd service only") from None
+                raise ValueError(f"{source}: {what}") from None
+        if not re.fullmatch(r"[!-~]{1,512}", key.strip()):
+            raise ValueError(f"{source} holds no API key: expected one line of visible ASCII")
+        return SecretStr(key.strip())
+
+
+class KeyUnknownHere(ValueError):
+    """The key is a systemd credential, and this process is not the service that gets it."""
+
+
+class Api(_Section):
+    """How the Rounded API is reached.
+
+    ``warm`` connections are open at any time; every ``probe_interval`` seconds each one that
+    stands idle carries a light GET, which also tells whether the API is there. ``trust_env`` lets
+    the environment's proxy settings in; without it nothing outside this file redirects the API.
+    """
+
+    base_url: str = "https://api.callrounded.com"
+    ca_file: Path | None = None
+    trust_env: bool = False
+    warm: int = Field(default=4, ge=0, le=256)
+    max_connections: int = Field(default=200, ge=1, le=4096)
+    probe_interval: float = Field(default=20.0, ge=1.0, le=3600.0)
+
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _checked_url(cls, value: str) -> str:
+        url = re.fullmatch(r"(https?)://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?/?", value)
+        if not url:
+            raise ValueError(f"{value!r} is not a URL such as https://api.callrounded.com")
+        host = url[2].strip("[]")
+        if url[1] == "http" and host not in ("localhost", "::1") and not host.startswith("127."):
+            raise ValueError(f"{value!r} would send the API key in clear; expected https://")
+        return value.rstrip("/")
+
+
+class Calls(_Section):
+    """What holds for every call; ``deadline`` is in seconds, from accept to the last reply."""
+
+    deadline: float = Field(default=1.5, ge=0.2, le=30.0)
+    wait: Wait = Wait.POLL
+    send_unstaged: bool = True
+    max_in_flight: int = Field(default=2000, ge=1, le=100_000)
+    ringback: bool = True
+    default_on_failure: Next = Next.DIAL
+
+
+class Numbers(_Section):
+    """How numbers are read, and what stands for a caller who shows none."""
+
+    country: Country | None = None
+    withheld: Number | None = None
+    malformed: Number | None = None
+
+    @property
+    def policy(self) -> CallerPolicy:
+        """The policy for callers; without ``malformed``, ``withheld`` serves for both."""
+        return CallerPolicy(self.withheld, self.malformed or self.withheld)
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+class RouteSection(_Section):
+    """A route as it is written; ``to_route`` fills in what ``calls`` and ``numbers`` say."""
+
+    name: Name
+    did: Annotated[tuple[Did, ...], BeforeValidator(_as_list)] = ()
+    agent_id: Uuid
+    account: Name = "default"
+    country: Country | None = None
+    to_number: Number | None = None
+    direction: Direction | None = None
+    wait: Wait | None = None
+    send_unstaged: bool | None = None
+    dynamic_variables: Values = Field(default_factory=dict)
+    custom_headers: Headers = Field(default_factory=dict)
+    on_failure: Next | None = None
+    fallback: dict[Switch, Text] = Field(default_factory=dict)
+
+    @pydantic.field_validator("fallback")
+    @classmethod
+    def _in_the_switchs_notation(cls, value: dict[Switch, str]) -> dict[Switch, str]:
+        examples = {Switch.ASTERISK: "from-internal,600,1", Switch.FREESWITCH: "600 XML default"}
+        for switch, target in value.items():
+            if not FALLBACK[switch].fullmatch(target):
+                raise ValueError(f"{switch}: {target!r} is not a target like {examples[switch]}")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _fallback_leads_somewhere(self) -> Self:
+        if self.on_failure is Next.FALLBACK and not self.fallback:
+            raise ValueError("on_failure is fallback; expected a fallback for at least one switch")
+        return self
+
+    def to_route(self, calls: Calls, numbers: Numbers) -> Route:
+        """The route with every default filled in."""
+        country = self.country or numbers.country
+        return Route(
+            name=self.name,
+            agent_id=self.agent_id,
+            dids=tuple(_normal_did(did, country) for did in self.did),
+            account=self.account,
+            country=country,
+            to_number=self.to_number,
+            direction=self.direction,
+            wait=self.wait or calls.wait,
+            send_unstaged=calls.send_unstaged if self.send_unstaged is None else self.send_unstaged,
+            dynamic_variables=self.dynamic_variables,
+            custom_headers=self.custom_headers,
+            on_failure=self.on_failure or calls.default_on_failure,
+            fallback=self.fallback,
+        )
+
+
+class Trunk(_Section):
+    """The SIP trunk to the platform; its host comes with the trunk."""
+
+    name: Name = "rounded"
+    host: Annotated[str, matching(r"[A-Za-z0-9.\[\]:-]{1,255}", "a host name or address")]
+
+
+class FastAgi(_Section):
+    """The FastAGI listener: only a source in ``allow`` is served."""
+
+    listen: Listen = Address("127.0.0.1", 4573)
+    allow: tuple[Allowed, ...] = LOOPBACK
+
+
+class AsteriskSection(_Section):
+    """The Asterisk side."""
+
+    fastagi: FastAgi = FastAgi()
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    accounts: dict[Name, Account]
+    api: Api = Api()
+    calls: Calls = Calls()
+    numbers: Numbers = Numbers()
+    routes: tuple[RouteSection, ...] = ()
+    trunk: Trunk | None = None
+    asterisk: AsteriskSection = AsteriskSection()
+
+    def route_table(self) -> RouteTable:
+        """The routes, ready to be asked."""
+        routes = (route.to_route(self.calls, self.numbers) for route in self.routes)
+        return RouteTable(routes, self.numbers.country)
+
+
+def config_path(given: Path | None) -> Path:
+    """The file to read: ``--config``, ``$ROUNDED_PBX_CONFIG``, ``/etc/rounded_pbx/config.yml``."""
+    return given or Path(os.environ.get(ENVIRONMENT) or DEFAULT_PATH)
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration.
+
+    Raises:
+        ConfigError: with every mistake that it has.
+    """
+    file = YamlFile(path)
+    data = file.data if file.data is not None else {}
+    problems = [file.problem(loc, text) for loc, text in _cross_checks(data)]
+    try:
+        config = Config.model_validate(data)
+    except pydantic.ValidationError as error:
+        problems += [file.problem(*explain(Config, e)) for e in error.errors(include_url=False)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def read_keys(path: Path, config: Config) -> dict[str, SecretStr]:
+    """The API key of each account.
+
+    Raises:
+        ConfigError: for each key that cannot be read.
+    """
+    file, keys, problems = YamlFile(path), {}, []
+    for name, account in config.accounts.items():
+        try:
+            keys[name] = account.read_key()
+        except ValueError as error:
+            problems.append(file.problem(("accounts", name), f"accounts.{name}: {error}"))
+    if problems:
+        raise ConfigError(problems)
+    return keys
+
+
+def _normal_did(did: str, country: str | None) -> str:
+    return did if did.endswith("*") else next(number_forms(did, country))
+
+
+def _cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
+    """What one part of the file says of another, as far as its shape allows to see it."""
+    if not isinstance(data, dict):
+        return
+    numbers = data.get("numbers")
+    country = numbers.get("country") if isinstance(numbers, dict) else None
+    accounts = data.get("accounts")
+    routes = data.get("routes")
+    routes = routes if isinstance(routes, list) else []
+    names: dict[str, int] = {}
+    dids: dict[str, int] = {}
+    for index, route in enumerate(routes):
+        if not isinstance(route, dict):
+            continue
+        name = str(route.get("name"))
+        if names.setdefault(name, index) != index and "name" in route:
+            yield ("routes", index, "name"), f"a second route is named {name}"
+        account = route.get("account", "default")
+        if isinstance(accounts, dict) and account not in accounts:
+            known = ", ".join(map(str, accounts)) or "none"
+            yield ("routes", index, "account"), f"account {account} is not in accounts: {known}"
+        for did in _as_list(route.get("did") or []):
+            normal = _normal_did(str(as_text(did)), str(route.get("country") or country or ""))
+            if dids.setdefault(normal, index) != index:
+                other = routes[dids[normal]].get("name")
+                yield ("routes", index, "did"), f"{did} already leads to the route {other}"

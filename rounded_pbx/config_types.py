@@ -1,0 +1,135 @@
+"""The types of the configuration's fields: what each accepts, and what it says when it does not."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+from .call import Switch
+from .numbers import E164
+from .staging import valid_uuid
+from .templates import Template, Value, compile_value
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NAME = r"[A-Za-z0-9_.-]{1,64}"
+_HEADER_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"  # RFC 3261, token
+_DID = re.compile(r"\*|[+]?[A-Za-z0-9_.-]{1,40}\*?")
+_VARIABLE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+# Goto's own notation; a comma separates, nothing here can be expanded or end an argument.
+FALLBACK = {
+    Switch.ASTERISK: re.compile(r"[A-Za-z0-9_.+*#@-]+(?:,[A-Za-z0-9_.+*#@-]+){2}"),
+    Switch.FREESWITCH: re.compile(r"[A-Za-z0-9_.+*#-]+ XML [A-Za-z0-9_.-]+"),
+}
+
+
+def as_text(value: object) -> object:
+    """A number that YAML has read as one is text again: only canonical ones become numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def matching(
+    pattern: re.Pattern[str] | str, expected: str, *, secret: bool = False
+) -> AfterValidator:
+    """A validator for text; ``secret`` keeps the text out of the message."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"{'this' if secret else repr(value)} is not {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _uuid(value: str) -> str:
+    uuid = valid_uuid(value)
+    if uuid is None:
+        raise ValueError(f"{value!r} is not a UUID, such as 411b82c8-462a-4e1b-89bc-10ab3ce1ed29")
+    return uuid
+
+
+def _country(value: str) -> str:
+    import phonenumbers
+
+    if value not in phonenumbers.SUPPORTED_REGIONS:
+        raise ValueError(f"{value!r} is not a country code of two capitals, such as FR")
+    return value
+
+
+def _values(value: object) -> object:
+    if not isinstance(value, Mapping):
+        raise ValueError("is not a map of names to values")
+    compiled: dict[str, Value] = {}
+    for name, inner in value.items():
+        if not isinstance(name, str) or not _VARIABLE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a variable")
+        try:
+            compiled[name] = compile_value(inner)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return compiled
+
+
+def _headers(value: object) -> object:
+    compiled = _values(value)
+    assert isinstance(compiled, dict)  # noqa: S101
+    for name, inner in compiled.items():
+        if not re.fullmatch(_HEADER_NAME, name):
+            raise ValueError(f"{name!r} is not the name of a SIP header")
+        if not isinstance(inner, str | Template):
+            raise ValueError(f"{name}: a header is text; put it in quotes")
+    return compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: an IP address and a port."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """``127.0.0.1:4573`` or ``[::1]:4573``; ValueError says what was expected."""
+    text = str(value)
+    host, _, port = text.rpartition(":")
+    try:
+        ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+            raise ValueError(port)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address and a port, such as 127.0.0.1:4573") from None
+    return Address(str(ip), int(port))
+
+
+def _network(value: object) -> Network:
+    try:
+        return ipaddress.ip_network(str(value))
+    except ValueError as error:
+        raise ValueError(f"{error}; expected a network such as 127.0.0.0/8") from None
+
+
+Text = Annotated[str, BeforeValidator(as_text)]
+Number = Annotated[Text, matching(E164, "a number in E.164, such as +33000000000")]
+Country = Annotated[str, AfterValidator(_country)]
+Name = Annotated[Text, matching(NAME, "a name of at most 64 of A-Z a-z 0-9 _ . -")]
+Did = Annotated[Text, matching(_DID, "a DID, such as +33612345678, +336* or *")]
+Uuid = Annotated[str, AfterValidator(_uuid)]
+Values = Annotated[Any, BeforeValidator(_values)]
+Headers = Annotated[Any, BeforeValidator(_headers)]
+Listen = Annotated[Address, BeforeValidator(parse_address)]
+Allowed = Annotated[Network, BeforeValidator(_network)]

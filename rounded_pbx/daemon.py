@@ -1,0 +1,75 @@
+"""The daemon: everything that runs, started, kept and ended in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Mapping
+
+from .accounts import Accounts
+from .config import Config
+from .config_types import Address
+from .handler import Desk
+from .protocol.agi import LONGEST_ENVIRONMENT
+from .servers.fastagi import FastAgiApplication
+from .servers.listener import Listener
+from .stager import Stager
+
+log = logging.getLogger(__name__)
+
+#: Seconds that calls in flight get to end when the daemon stops, beyond their own deadline.
+DRAIN_MARGIN = 1.0
+
+
+def desk_of(config: Config, accounts: Accounts) -> Desk:
+    """What calls are handled with under a configuration."""
+    return Desk(
+        routes=config.route_table(),
+        policy=config.numbers.policy,
+        stager=Stager(accounts.by_name, config.calls.max_in_flight),
+        default_on_failure=config.calls.default_on_failure,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[Address]:
+    """The daemon at work; yields the FastAGI address. Leaving it lets the calls in flight end."""
+    async with Accounts(config, keys) as accounts:
+        desk = desk_of(config, accounts)
+        application = FastAgiApplication(lambda: desk)
+        fastagi = Listener(
+            application.handler,
+            deadline=config.calls.deadline,
+            allow=config.asterisk.fastagi.allow,
+            # Beyond the stagings in flight, so that those too many are told LIMITED.
+            max_connections=2 * config.calls.max_in_flight,
+            longest_line=LONGEST_ENVIRONMENT,
+        )
+        address = await fastagi.start(config.asterisk.fastagi.listen)
+        warming = asyncio.ensure_future(accounts.keep_warm())
+        log.info("FastAGI listens on %s; %d routes", address, len(desk.routes))
+        try:
+            yield address
+        finally:
+            await fastagi.close(patience=config.calls.deadline + DRAIN_MARGIN)
+            warming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await warming
+
+
+async def until_stopped() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+async def serve(config: Config, keys: Mapping[str, str]) -> None:
+    """Run until SIGTERM or SIGINT."""
+    async with running(config, keys):
+        await until_stopped()
+        log.info("stopping: no new calls; those in flight end within their deadline")

@@ -1,0 +1,1 @@
+"""The wire formats of the switches, without any I/O."""

@@ -1,0 +1,219 @@
+"""The FastAGI server: panoramisk's Application and Request, hardened for live calls.
+
+What is overridden, and why (panoramisk 1.4, fast_agi.py and utils.py):
+
+- ``Application.handler``: connect-and-close spins for ever (146), nothing has a limit or a
+  time-out, a query string finds no route, cancellation is swallowed (167), strict UTF-8.
+- ``Application.add_route``: ``asyncio.coroutine`` is gone, ``iscoroutinefunction`` is going.
+- ``Request.send_command``: ``HANGUP`` is taken for a reply, a 520 has more lines than it reads, EOF
+  is a ValueError, nothing is quoted.
+
+A session is one task that works and one that reads: a hang-up can come at any time, and it cancels
+the work, the HTTP request included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from panoramisk.fast_agi import Application, Request
+
+from ..call import CallContext, Switch
+from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
+from ..handler import Answer, Desk, handle_call, not_understood
+from ..protocol import agi
+
+log = logging.getLogger(__name__)
+
+#: Seconds of the deadline that are kept for the replies.
+REPLY_TIME = 0.1
+
+Result = TypeVar("Result")
+#: Answers a call by a deadline on the loop's clock; the channel is the session it came in.
+Action = Callable[["Session", CallContext, float, float], Coroutine[Any, Any, Answer]]
+
+
+class Session(Request):  # type: ignore[misc]  # panoramisk has no types
+    """One AGI session: commands out, replies and hang-ups in."""
+
+    def __init__(
+        self,
+        app: FastAgiApplication,
+        environment: agi.Environment,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        super().__init__(app, environment.values, reader, writer)
+        self.environment = environment
+        self._reply: asyncio.Future[agi.Reply] | None = None
+        self._work: asyncio.Task[object] | None = None
+        self._left: Hangup | None = None
+        self._ended: SwitchError | None = None
+
+    async def send_command(self, command: bytes) -> agi.Reply:
+        """Write one whole line and wait for its reply; never a second line before.
+
+        Raises:
+            Hangup: the switch closed the session.
+            ProtocolError: the switch wrote what is no reply.
+        """
+        if self._ended is not None:
+            raise self._ended
+        self._reply = asyncio.get_running_loop().create_future()
+        try:
+            self.writer.write(command)
+            await self.writer.drain()
+            return await self._reply
+        except ConnectionError as error:
+            raise Hangup("the switch closed the session") from error
+        finally:
+            self._reply = None
+
+    async def get_variables(self, names: Sequence[str]) -> dict[str, str]:
+        """The values of channel variables; what cannot be read is left out."""
+        values: dict[str, str] = {}
+        for name in names:
+            line = agi.get_variable(self.environment.longest_command, name)
+            reply = await self.send_command(line)
+            if reply.ok:
+                values[name] = agi.decode_variable(reply)
+        return values
+
+    async def set_variables(self, variables: Sequence[tuple[str, str]]) -> None:
+        """Write channel variables in their order; that the caller left does not matter any more.
+
+        Raises:
+            CommandFailed: the switch refused one.
+        """
+        for line in agi.set_variables(self.environment.longest_command, variables):
+            reply = await self.send_command(line)
+            if not reply.ok:
+                raise CommandFailed(f"AGI: {reply.code} result={reply.result} to {line[:20]!r}")
+
+    async def unless_left(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of ``work``, which is cancelled when the caller leaves.
+
+        Raises:
+            Hangup: the caller left, or the switch closed the session.
+            ProtocolError: the switch wrote what nobody asked for.
+        """
+        why = self._ended or self._left
+        if why is not None:
+            work.close()
+            raise why
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        self._work, cancelling = task, task.cancelling()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            why = self._ended or self._left
+            if why is None or task.uncancel() > cancelling:
+                raise
+            raise why from None
+        finally:
+            self._work = None
+
+    async def read(self) -> None:
+        """Give each reply to its command, until the session ends."""
+        parser = agi.ReplyParser()
+        try:
+            while (line := await self.reader.readline()).endswith(b"\n"):
+                event = parser.receive(line)
+                if isinstance(event, agi.HangupNotice):
+                    self._left = Hangup("the caller left")
+                    self._cancel_work()
+                elif event is not None:
+                    if self._reply is None or self._reply.done():
+                        raise ProtocolError("AGI: a line that nobody asked for")
+                    self._reply.set_result(event)
+            self._end(Hangup("the switch closed the session"))
+        except (OSError, ValueError) as error:  # ValueError: a line beyond the limit
+            self._end(Hangup(f"the session broke: {error}"))
+        except ProtocolError as error:
+            self._end(error)
+
+    def _end(self, why: SwitchError) -> None:
+        self._ended = why
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(why)
+        self._cancel_work()
+
+    def _cancel_work(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            self._work = None
+
+
+class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has no types
+    """What the FastAGI listener serves: ``agi://…/stage``.
+
+    Args:
+        desk: gives what calls are handled with; asked once a call, so that it can be changed.
+    """
+
+    def __init__(self, desk: Callable[[], Desk]) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._desk = desk
+        self.add_route("stage", self._stage)
+
+    def add_route(self, path: str, endpoint: Action) -> None:
+        """Serve ``agi://…/path``."""
+        self._route[path] = endpoint
+
+    async def handler(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        accepted: float,
+        deadline: float,
+    ) -> None:
+        """One session, from its environment to the channel variables."""
+        try:
+            block = await reader.readuntil(b"\n\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise ProtocolError(f"no whole AGI environment: {error}") from None
+        try:
+            environment, refused = agi.Environment.parse(block), ""
+        except ProtocolError as error:
+            environment, refused = agi.Environment({}), str(error)
+        session = Session(self, environment, reader, writer)
+        reading = asyncio.ensure_future(session.read())
+        try:
+            if refused:
+                answer = not_understood(Switch.ASTERISK, refused)
+            else:
+                answer = await self._answer(session, accepted, deadline - REPLY_TIME)
+            await session.set_variables(answer.variables)
+        finally:
+            reading.cancel()
+
+    async def _answer(self, session: Session, accepted: float, deadline: float) -> Answer:
+        """What to tell the dialplan."""
+        environment = session.environment
+        action: Action | None = self._route.get(environment.path)
+        if action is None:
+            known = ", ".join(self._route)
+            return not_understood(
+                Switch.ASTERISK, f"no AGI script {environment.path}: expected {known}"
+            )
+        try:
+            arguments = agi.Arguments.parse(environment)
+        except ProtocolError as error:
+            return not_understood(Switch.ASTERISK, str(error))
+        if arguments.unknown:
+            log.warning("AGI arguments that mean nothing: %s", ", ".join(arguments.unknown))
+        if not arguments.trusted:
+            # A caller can end the environment early and forge arguments. The lines that Asterisk
+            # meant to be part of it then stand before this command's reply, and end the session.
+            await session.send_command(agi.command(environment.longest_command, "NOOP"))
+        call = agi.to_call(environment, arguments)
+        return await session.unless_left(action(session, call, accepted, deadline))
+
+    async def _stage(
+        self, session: Session, call: CallContext, accepted: float, deadline: float
+    ) -> Answer:
+        return await handle_call(call, self._desk(), session, accepted=accepted, deadline=deadline)

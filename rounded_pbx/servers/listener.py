@@ -1,0 +1,105 @@
+"""What both servers share: who may connect, how many, for how long, and how it all ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv6Address, ip_address
+
+from ..config_types import Address, Network
+from ..errors import SwitchError
+
+log = logging.getLogger(__name__)
+
+#: One session: the reader, the writer, and the loop's times of its accept and of its deadline.
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, float, float], Awaitable[None]]
+
+
+class Listener:
+    """A TCP listener whose sessions cannot harm one another.
+
+    Args:
+        serve: one session; what it raises ends that session only.
+        deadline: seconds from accept to the end of a session.
+        allow: the networks that may connect; anything else is closed at once.
+        max_connections: beyond them, a connection is closed at once.
+        longest_line: bytes that a session reads ahead.
+    """
+
+    def __init__(
+        self,
+        serve: Serve,
+        *,
+        deadline: float,
+        allow: Sequence[Network],
+        max_connections: int,
+        longest_line: int,
+    ) -> None:
+        self._serve = serve
+        self._deadline = deadline
+        self._allow = tuple(allow)
+        self._max_connections = max_connections
+        self._longest_line = longest_line
+        self._sessions: set[asyncio.Task[object]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
+    async def start(self, listen: Address) -> Address:
+        """Listen; returns the address that was bound, with its port where 0 was asked for."""
+        self._server = await asyncio.start_server(
+            self._accept, listen.host, listen.port, limit=self._longest_line, backlog=1024
+        )
+        return Address(*self._server.sockets[0].getsockname()[:2])
+
+    async def close(self, patience: float) -> None:
+        """Stop accepting, give the sessions ``patience`` seconds to end, then cancel them."""
+        if self._server is not None:
+            self._server.close()
+        if self._sessions:
+            _, late = await asyncio.wait(self._sessions, timeout=patience)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted = asyncio.get_running_loop().time()
+        deadline = accepted + self._deadline
+        task = asyncio.current_task()
+        peer = writer.get_extra_info("peername")
+        if task is None or not self._admits(peer):
+            writer.transport.abort()
+            return
+        self._sessions.add(task)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._serve(reader, writer, accepted, deadline)
+            writer.close()
+        except TimeoutError:
+            log.warning("%s: the session was not over after %s s", peer, self._deadline)
+        except (SwitchError, OSError) as error:
+            log.info("%s: %s", peer, error)
+        except Exception:
+            log.exception("a defect of rounded_pbx in a session with %s", peer)
+        finally:
+            self._sessions.discard(task)
+            if not writer.is_closing():
+                writer.transport.abort()
+
+    def _admits(self, peer: tuple[str, int] | None) -> bool:
+        if peer is None:  # it has gone already
+            return False
+        address = ip_address(peer[0].partition("%")[0])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if not any(address in network for network in self._allow):
+            log.warning("%s: refused: not in allow", address)
+            return False
+        if len(self._sessions) >= self._max_connections:
+            log.warning("%s: refused: %d connections already", address, len(self._sessions))
+            return False
+        return True

@@ -1,0 +1,154 @@
+"""Staging with one deadline: retry, circuit breaker, wait until the agent is ready.
+
+Only what cannot stage a call twice is retried: a connection that was never made, and 429 and 503,
+by which the API says that it did nothing. Whatever goes wrong once there is an id, the id is worth
+having, and the result is INITIATED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .breaker import Breaker
+from .call import Wait
+from .errors import (
+    ApiBadAnswer,
+    ApiError,
+    ApiLimited,
+    ApiRejected,
+    ApiServerError,
+    ApiTimeout,
+    ApiUnauthorized,
+    ApiUnreachable,
+)
+from .staging import Outcome, StagingRequest, StagingResult
+
+#: Seconds between two attempts, and how many attempts there are after the first.
+RETRY_DELAYS = (0.05, 0.2)
+#: Seconds between two looks at a call's status: first, factor, longest.
+POLL_FIRST, POLL_FACTOR, POLL_LONGEST = 0.025, 1.6, 0.25
+
+#: A call in one of these states will not become ``staged`` any more.
+FINAL_STATUSES = frozenset(
+    ["busy", "canceled", "completed", "failed", "no_answer", "redirection_completed"]
+)
+
+_OUTCOMES: Mapping[type[ApiError], Outcome] = {
+    ApiBadAnswer: Outcome.UNAVAILABLE,
+    ApiLimited: Outcome.LIMITED,
+    ApiRejected: Outcome.REJECTED,
+    ApiServerError: Outcome.UNAVAILABLE,
+    ApiTimeout: Outcome.TIMEOUT,
+    ApiUnauthorized: Outcome.UNAUTHORIZED,
+    ApiUnreachable: Outcome.UNAVAILABLE,
+}
+
+
+class StagingApi(Protocol):
+    """What the stager needs of the API."""
+
+    async def stage(self, body: Mapping[str, object], *, sync: bool = False) -> str:
+        """Stage a call and return its id."""
+        ...
+
+    async def call_status(self, call_id: str) -> str:
+        """The status of a call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account's client and its breaker."""
+
+    api: StagingApi
+    breaker: Breaker = field(default_factory=Breaker)
+
+
+class Stager:
+    """Stages calls on several accounts, at most ``max_in_flight`` at a time."""
+
+    def __init__(self, accounts: Mapping[str, Account], max_in_flight: int) -> None:
+        self._accounts = accounts
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many stagings are under way."""
+        return self._in_flight
+
+    async def stage(self, request: StagingRequest, deadline: float) -> StagingResult:
+        """Stage a call; ``deadline`` is on the running loop's clock. Raises only CancelledError."""
+        if self._in_flight >= self._max_in_flight:
+            return StagingResult(Outcome.LIMITED, reason="too many calls in flight")
+        account = self._accounts[request.account]
+        permit = account.breaker.ask()
+        if permit is None:
+            return StagingResult(Outcome.UNAVAILABLE, reason="API out: circuit breaker open")
+        worked: bool | None = None
+        self._in_flight += 1
+        try:
+            result, worked = await _stage(account.api, request, deadline)
+        finally:
+            self._in_flight -= 1
+            permit.close(worked)
+        return result
+
+
+async def _stage(
+    api: StagingApi, request: StagingRequest, deadline: float
+) -> tuple[StagingResult, bool]:
+    """The result, and whether the API is there: an answer that says no is an answer."""
+    call_id = None
+    try:
+        async with asyncio.timeout_at(deadline):
+            call_id = await _create(api, request, deadline)
+            if request.wait is Wait.SYNC:
+                return StagingResult(Outcome.STAGED, call_id), True
+            if request.wait is Wait.NONE:
+                return StagingResult(Outcome.INITIATED, call_id, "readiness not asked for"), True
+            return await _until_staged(api, call_id), True
+    except TimeoutError:
+        if call_id is None:
+            return StagingResult(Outcome.TIMEOUT, reason="no answer from the API in time"), False
+        return StagingResult(Outcome.INITIATED, call_id, "not staged in time"), True
+    except ApiError as error:
+        if call_id is None:
+            outcome = _OUTCOMES[type(error)]
+            return StagingResult(outcome, reason=str(error)), outcome is not Outcome.UNAVAILABLE
+        return StagingResult(Outcome.INITIATED, call_id, f"status unknown: {error}"), True
+
+
+async def _create(api: StagingApi, request: StagingRequest, deadline: float) -> str:
+    body, sync = request.body(), request.wait is Wait.SYNC
+    for delay in RETRY_DELAYS:
+        try:
+            return await api.stage(body, sync=sync)
+        except ApiError as error:
+            pause = _pause_before_retry(error, delay)
+            if pause is None or asyncio.get_running_loop().time() + pause >= deadline:
+                raise
+        await asyncio.sleep(pause)
+    return await api.stage(body, sync=sync)
+
+
+def _pause_before_retry(error: ApiError, delay: float) -> float | None:
+    """Seconds to wait before the same request is sent again, or None if it must not be."""
+    if isinstance(error, ApiUnreachable) and error.safe_to_retry:
+        return delay
+    if isinstance(error, ApiLimited) or error.status == 503:
+        return max(delay, error.retry_after or 0.0)
+    return None
+
+
+async def _until_staged(api: StagingApi, call_id: str) -> StagingResult:
+    pause = POLL_FIRST
+    while (status := await api.call_status(call_id)) != "staged":
+        if status in FINAL_STATUSES:
+            return StagingResult(Outcome.REJECTED, reason=f"the call became {status}")
+        await asyncio.sleep(pause)
+        pause = min(pause * POLL_FACTOR, POLL_LONGEST)
+    return StagingResult(Outcome.STAGED, call_id)

@@ -1,0 +1,135 @@
+"""What is asked of the API for a call, and what came of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from .call import CallContext, Direction, Wait, clean
+from .errors import BadNumber
+from .numbers import CallerPolicy, caller_number, to_e164
+from .routing import Route
+from .templates import CHANNEL, Filled, fill
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+#: Middleboxes cut a SIP header line at 1024 bytes, its name included.
+LONGEST_HEADER_VALUE = 900
+
+
+def valid_uuid(text: object) -> str | None:
+    """``text`` in lower case if it is a UUID, else None. Nothing else goes onto the wire."""
+    return text.lower() if isinstance(text, str) and _UUID.fullmatch(text) else None
+
+
+class Outcome(StrEnum):
+    """What became of a staging: ``ROUNDED_STATUS``."""
+
+    STAGED = "STAGED"
+    INITIATED = "INITIATED"
+    TIMEOUT = "TIMEOUT"
+    REJECTED = "REJECTED"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    LIMITED = "LIMITED"
+    UNAVAILABLE = "UNAVAILABLE"
+    NO_ROUTE = "NO_ROUTE"
+    BAD_NUMBER = "BAD_NUMBER"
+    HANGUP = "HANGUP"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class StagingResult:
+    """What became of a staging; ``call_id`` is a UUID or None."""
+
+    outcome: Outcome
+    call_id: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagingRequest:
+    """The body of ``POST /v1/calls/stage``, with the account and the manner of asking."""
+
+    account: str
+    from_number: str
+    to_number: str
+    agent_id: str
+    wait: Wait = Wait.POLL
+    direction: Direction | None = None
+    dynamic_variables: Mapping[str, Filled] = field(default_factory=dict)
+    custom_headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        call: CallContext,
+        route: Route,
+        policy: CallerPolicy,
+        channel_variables: Mapping[str, str],
+    ) -> StagingRequest:
+        """The request for ``call`` on ``route``.
+
+        ``channel_variables`` holds what the switch knows of ``route.channel_variables()``; what is
+        missing there is empty text, so that a variable that an agent's prompt names is always sent.
+
+        Raises:
+            BadNumber: a number is missing or impossible, and no policy replaces it.
+        """
+        from_number = caller_number(call.caller, policy, route.country)
+        try:
+            to_number = route.to_number or to_e164(call.did, route.country)
+        except BadNumber as error:
+            raise BadNumber(f"DID: {error}") from None
+        values = {
+            "account_code": call.account_code,
+            "caller.name": call.caller.name,
+            "caller.number": from_number,
+            "context": call.context,
+            "did": to_number,
+            "rdnis": call.rdnis,
+            "route": route.name,
+            "switch": str(call.switch),
+            "unique_id": call.unique_id,
+        }
+
+        def lookup(name: str) -> str:
+            if name.startswith(CHANNEL):
+                return channel_variables.get(name.removeprefix(CHANNEL), "")
+            return values[name]
+
+        variables = {name: fill(value, lookup) for name, value in route.dynamic_variables.items()}
+        variables.update({name: clean(value) for name, value in call.dynamic_variables.items()})
+        headers = {name: str(fill(value, lookup)) for name, value in route.custom_headers.items()}
+        headers.update(call.custom_headers)
+        return cls(
+            account=route.account,
+            from_number=from_number,
+            to_number=to_number,
+            agent_id=route.agent_id,
+            wait=call.wait or route.wait,
+            direction=call.direction or route.direction,
+            dynamic_variables=variables,
+            custom_headers={
+                name: cut
+                for name, value in headers.items()
+                if (cut := clean(value, LONGEST_HEADER_VALUE))  # never an empty header
+            },
+        )
+
+    def body(self) -> dict[str, object]:
+        """The JSON body; optional fields only where they say something."""
+        body: dict[str, object] = {
+            "from_number": self.from_number,
+            "to_number": self.to_number,
+            "agent_id": self.agent_id,
+        }
+        if self.direction is not None:
+            body["direction"] = self.direction.value
+        if self.dynamic_variables:
+            body["dynamic_variables_values"] = self.dynamic_variables
+        if self.custom_headers:
+            body["custom_headers"] = self.custom_headers
+        return body
