@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Mapping
 from .accounts import Accounts
 from .config import Config
 from .config_types import Address
+from .errors import BadNumber
 from .handler import Desk
+from .numbers import to_e164
 from .protocol.agi import LONGEST_ENVIRONMENT
 from .servers.fastagi import FastAgiApplication
 from .servers.listener import Listener
@@ -36,6 +38,9 @@ def desk_of(config: Config, accounts: Accounts) -> Desk:
 @contextlib.asynccontextmanager
 async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[Address]:
     """The daemon at work; yields the FastAGI address. Leaving it lets the calls in flight end."""
+    # phonenumbers reads its tables when they are first asked: now, and not during a call.
+    with contextlib.suppress(BadNumber):
+        to_e164("0123456789", config.numbers.country)
     async with Accounts(config, keys) as accounts:
         desk = desk_of(config, accounts)
         application = FastAgiApplication(lambda: desk)

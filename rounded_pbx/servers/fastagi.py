@@ -174,8 +174,12 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         """One session, from its environment to the channel variables."""
         try:
             block = await reader.readuntil(b"\n\n")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise ProtocolError(f"no whole AGI environment: {error}") from None
+        except asyncio.IncompleteReadError as error:
+            if not error.partial:  # a port check, as a load balancer makes every second
+                return
+            raise ProtocolError("closed inside the AGI environment") from None
+        except asyncio.LimitOverrunError:
+            raise ProtocolError("the AGI environment is too long") from None
         try:
             environment, refused = agi.Environment.parse(block), ""
         except ProtocolError as error:
