@@ -60,7 +60,7 @@ class _PatchBody(pydantic.BaseModel):
 
 
 class Sandbox:
-    """The emulated API, an ASGI application.
+    """The emulated API, an ASGI application; ``hanging`` counts the requests that it lets wait.
 
     Args:
         key: the API key that it accepts.
@@ -79,6 +79,7 @@ class Sandbox:
     ) -> None:
         self.calls = calls or Calls()
         self.on_answer = on_answer
+        self.hanging = 0
         self._key = key
         self.behave(behaviour or Behaviour())
         operations = (
@@ -205,8 +206,12 @@ class _Operation:
             await reset(scope[_RAW_SEND])
             return
         if fault is Fault.HANG:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            self._sandbox.hanging += 1
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            finally:
+                self._sandbox.hanging -= 1
             return
         response = await self._respond(request, fault)
         if self._sandbox.on_answer is not None:

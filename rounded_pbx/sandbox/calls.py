@@ -82,6 +82,10 @@ class Calls:
         if call.ended is None:
             call.ended = self.clock()
 
+    def clear(self) -> None:
+        """Forget every call."""
+        self._calls.clear()
+
     def newest(self, most: int) -> list[Call]:
         """The newest calls, newest first."""
         return list(reversed(self._calls.values()))[:most]

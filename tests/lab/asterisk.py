@@ -58,7 +58,10 @@ writeprotect=yes
 exten => +33612345678,1,Gosub(rounded,${EXTEN},1)
  same => n,Log(NOTICE,ADMIN-BACK ${EXTEN} ${ROUNDED_STATUS} ${ROUNDED_NEXT})
  same => n,Hangup(21)
-exten => _X.,1,Set(TIMEOUT(absolute)=${EXTEN:0:1}.5)
+exten => 77,1,AGI(agi://127.0.0.1:4573/stage,did=+33612345678)
+ same => n,Log(NOTICE,ARGUMENTS ${ROUNDED_STATUS} ${ROUNDED_ROUTE} ${ROUNDED_CALL_ID})
+ same => n,Hangup()
+exten => _[1-9]1,1,Set(TIMEOUT(absolute)=${EXTEN:0:1}.5)
  same => n,Set(ADMIN=mine)
  same => n,Gosub(rounded,+33612345678,1)
  same => n,Hangup(21)
@@ -66,7 +69,10 @@ exten => h,1,Log(NOTICE,ADMIN-H ${ADMIN} ${CHANNEL} ${ROUNDED_STATUS} ${ROUNDED_
 exten => T,1,Log(NOTICE,ADMIN-T ${ADMIN} ${CHANNEL})
  same => n,Hangup(31)
 [from-internal]
-exten => 600,1,Log(NOTICE,FALLBACK ${ROUNDED_STATUS} reason=${ROUNDED_REASON} route=${ROUNDED_ROUTE} agent=${ROUNDED_AGENT_ID} ms=${ROUNDED_STAGE_MS} next=${ROUNDED_NEXT} id=${ROUNDED_CALL_ID} stack=${STACK_PEEK(1,c,1)})
+exten => 600,1,Set(seen=${ROUNDED_STATUS} reason=${ROUNDED_REASON} route=${ROUNDED_ROUTE})
+ same => n,Set(seen=${seen} agent=${ROUNDED_AGENT_ID} ms=${ROUNDED_STAGE_MS})
+ same => n,Set(seen=${seen} next=${ROUNDED_NEXT} id=${ROUNDED_CALL_ID} stack=${STACK_PEEK(1,c,1)})
+ same => n,Log(NOTICE,FALLBACK ${seen})
  same => n,Dial(PJSIP/600@phone,20)
  same => n,Hangup()
 exten => 900,1,Dial(PJSIP/${EXTEN}@phone,20)
@@ -155,7 +161,7 @@ class Asterisk:
         with self.log.open("rb") as log:
             log.seek(since)
             text = log.read().decode("utf-8", "replace")
-        return re.findall(r"NOTICE\[[^]]*\][^:]*: [^:]*:\d+ in \S+ (.*)|Ext\. \S+: (.*)", text)
+        return re.findall(r"NOTICE\S* Ext\. \S+: (.*)", text)
 
     def position(self) -> int:
         return self.log.stat().st_size
@@ -242,6 +248,52 @@ def pjsip_files() -> dict[str, str]:
                 "sip.example.net:5060": f"{TRUNK}:{TRUNK_PORT}",
                 "match=sip.example.net": f"match={TRUNK}",
             },
+        ),
+    }
+
+
+SIP = f"""[general]
+bindaddr={PBX}
+udpbindaddr={PBX}:5060
+context=from-nowhere
+allowguest=no
+directmedia=no
+[carrier]
+type=peer
+host={CALLER}
+insecure=port,invite
+context=from-trunk
+disallow=all
+allow=alaw,ulaw
+[phone]
+type=peer
+host={PHONE}
+port={PHONE_PORT}
+context=from-internal
+disallow=all
+allow=alaw,ulaw
+#include sip_rounded.conf
+"""
+
+
+def chan_sip_files() -> dict[str, str]:
+    """The same lab with chan_sip."""
+    ours = EXAMPLES / "asterisk"
+    extensions = EXTENSIONS.replace("PJSIP/600@phone", "SIP/phone/600").replace(
+        "PJSIP/${EXTEN}@phone", "SIP/phone/${EXTEN}"
+    )
+    return {
+        "extensions.conf": extensions.replace(
+            "extensions_rounded.conf", "extensions_rounded_chan_sip.conf"
+        ),
+        "extensions_rounded_chan_sip.conf": marked(
+            (ours / "extensions_rounded_chan_sip.conf").read_text(),
+            {"rounded_ring)=15": "rounded_ring)=3"},
+        ),
+        "sip.conf": SIP,
+        "sip_rounded.conf": marked(
+            (ours / "sip_rounded.conf").read_text(),
+            {"sip.example.net": TRUNK, "port=5060": f"port={TRUNK_PORT}"},
         ),
     }
 

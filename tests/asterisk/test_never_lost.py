@@ -1,0 +1,139 @@
+"""Whatever becomes of the daemon, a call goes on, and none waits longer than its cap."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ..lab import sipp
+from ..lab.daemon import FASTAGI, Daemon, config, daemon
+from ..lab.processes import wait_until
+from .conftest import CAP, NOISE, Lab, ids, wait_of
+
+
+@contextlib.contextmanager
+def peer(behave: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Something on the daemon's port that is no daemon."""
+    with socket.create_server((FASTAGI.host, FASTAGI.port)) as listener:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    behave(listener.accept()[0])
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.mark.chan_sip
+def test_without_a_daemon_the_fallback_is_reached_at_once(lab: Lab) -> None:
+    caller = lab.call()
+    assert ids(lab.phone.invites()) == [[]]
+    assert lab.trunk.invites() == []
+    assert lab.notices("FALLBACK")[0].startswith("FALLBACK UNAVAILABLE reason= ")
+    assert wait_of(caller, lab.phone.invites()[0]) < NOISE
+
+
+def test_a_daemon_that_closes_at_once_costs_nothing(lab: Lab) -> None:
+    with peer(lambda connection: connection.close()):
+        caller = lab.call()
+    assert ids(lab.phone.invites()) == [[]]
+    assert wait_of(caller, lab.phone.invites()[0]) < NOISE
+
+
+def test_a_daemon_that_accepts_and_is_silent_costs_the_cap(lab: Lab) -> None:
+    kept: list[socket.socket] = []
+    with peer(kept.append):
+        caller = lab.call()
+        assert ids(lab.phone.invites()) == [[]]
+        assert CAP - 0.2 < wait_of(caller, lab.phone.invites()[0]) < CAP + NOISE
+    for connection in kept:
+        connection.close()
+
+
+@pytest.mark.chan_sip
+def test_a_frozen_daemon_costs_the_cap_and_thaws(lab: Lab, served: Daemon) -> None:
+    served.signal(signal.SIGSTOP)
+    caller = lab.call()
+    assert ids(lab.phone.invites()) == [[]]
+    assert CAP - 0.2 < wait_of(caller, lab.phone.invites()[0]) < CAP + NOISE
+    served.signal(signal.SIGCONT)
+    lab.call()
+    assert ids(lab.trunk.invites()) == [[lab.api.ids()[-1]]]
+
+
+def test_a_daemon_that_answers_too_late_changes_nothing_any_more(lab: Lab) -> None:
+    """It sets the id after the cap has fired: the call is at its fallback by then."""
+    threads = []
+
+    def late(connection: socket.socket) -> None:
+        def answer() -> None:
+            time.sleep(CAP + 0.5)
+            with contextlib.suppress(OSError), connection:
+                uuid = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
+                connection.sendall(f'SET VARIABLE ROUNDED_CALL_ID "{uuid}"\n'.encode())
+
+        threads.append(threading.Thread(target=answer))
+        threads[-1].start()
+
+    with peer(late):
+        lab.call(sipp.caller(talk_ms=1500))
+    for thread in threads:
+        thread.join(5)
+    assert ids(lab.phone.invites()) == [[]]
+    assert lab.notices("ADMIN-H") == []  # the call ended at the fallback, in from-internal
+    assert lab.trunk.invites() == []
+
+
+def test_a_daemon_killed_while_it_stages_costs_nothing_more(lab: Lab, served: Daemon) -> None:
+    lab.api.behave(fault="hang", fault_on=["stageCall"])
+    with lab.dialling(sipp.caller()) as caller:
+        wait_until(lambda: lab.api.sandbox.hanging == 1, "the staging to be under way")
+        killed = time.time()
+        served.kill()
+        caller.wait(20)
+    assert ids(lab.phone.invites()) == [[]]
+    assert lab.phone.invites()[0].at - killed < NOISE
+
+
+@pytest.mark.parametrize("how", ["terminated", "killed"])
+def test_restarts_under_20_calls_a_second_lose_no_call(lab: Lab, how: str) -> None:
+    calls = 160
+    with (
+        daemon(lab.directory / "daemon", config(lab.api.url)) as served,
+        lab.dialling(sipp.caller(talk_ms=100), "-m", str(calls), "-r", "20") as caller,
+    ):
+        restarts = 0
+        while caller.process.poll() is None:
+            time.sleep(0.9)
+            served.kill() if how == "killed" else served.stop()
+            time.sleep(0.2)
+            served.start()
+            restarts += 1
+        messages = caller.messages()
+    assert restarts >= 5
+    answered = [m for m in messages if not m.sent and m.first_line.startswith("SIP/2.0 200")]
+    invites = {m.headers("Call-ID")[0]: m.at for m in messages if m.first_line.startswith("INVITE")}
+    assert len(invites) == calls
+    answers: dict[str, float] = {}
+    for message in answered:
+        answers.setdefault(message.headers("Call-ID")[0], message.at)
+    assert invites.keys() == answers.keys()
+    assert max(answers[call] - invites[call] for call in invites) < CAP + NOISE
+    # Every call went somewhere, and every id that went out is one of the API's, used once.
+    assert len(lab.trunk.invites()) + len(lab.phone.invites()) == calls
+    sent = [header for header in ids(lab.trunk.invites()) if header]
+    assert all(len(header) == 1 for header in sent)
+    assert len({header[0] for header in sent}) == len(sent)
+    assert {header[0] for header in sent} <= set(lab.api.ids())
+    assert len(sent) > calls / 2
+    assert all(header == [] for header in ids(lab.phone.invites()))
