@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -267,6 +268,27 @@ def sandbox(
     except OSError as error:
         err.print(f"[bold red]error[/] cannot listen on {address}: {error.strerror}")
         raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    asterisk: Annotated[
+        Path | None, typer.Option(help="An Asterisk to use; else PATH and the cache are searched.")
+    ] = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Use no Asterisk.")] = False,
+) -> None:
+    """Show a call from the caller to the agent, with an API and a switch of its own.
+
+    Nothing leaves this machine.
+    """
+    from . import netns
+    from .demo import run
+    from .demo.asterisk import find
+
+    with contextlib.suppress(OSError):  # it is loopback and free ports in any case
+        netns.enter()
+    binary = None if simulated else asterisk or find()
+    raise typer.Exit(0 if asyncio.run(run(out, binary)) else 1)
 
 
 async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:

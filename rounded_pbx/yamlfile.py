@@ -38,7 +38,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<
 
 
 class YamlFile:
-    """A YAML document: its data as plain Python values, and where each of them stands.
+    """A YAML document: ``data`` as plain Python values, and where each of them stands.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML, or repeats a key.

@@ -8,6 +8,7 @@ so that a quiet system uses few and the rest run out, and who waits, waits at a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -23,19 +24,29 @@ OLDEST = "oldest"
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A network stream that tells its connection when bytes of an answer came."""
+    """A network stream that tells its connection when bytes of an answer came.
+
+    httpcore writes a request's head and its body one by one; kept until it reads, they are one
+    TLS record and one segment.
+    """
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, owner: _Connection) -> None:
         self._inner = inner
         self._owner = owner
+        self._unsent = b""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            # A peer that closes early may have answered first: as httpcore does, see what is there.
+            with contextlib.suppress(httpcore.WriteError):
+                await self._inner.write(unsent, timeout)
         data = await self._inner.read(max_bytes, timeout)
         self._owner.answered = self._owner.answered or bool(data)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._inner.write(buffer, timeout)
+        self._unsent += buffer
 
     async def aclose(self) -> None:
         await self._inner.aclose()

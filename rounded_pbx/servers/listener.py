@@ -79,6 +79,8 @@ class Listener:
             async with asyncio.timeout_at(deadline):
                 await self._serve(reader, writer, accepted, deadline)
             writer.close()
+        except asyncio.CancelledError:  # by close(); this is the task's outermost frame
+            log.warning("%s: cut off, the daemon stops", peer)
         except TimeoutError:
             log.warning("%s: the session was not over after %s s", peer, self._deadline)
         except (SwitchError, OSError) as error:

@@ -70,11 +70,9 @@ def asterisk(
 ) -> Iterator[Asterisk]:
     name: str = request.param
     directory = tmp_path_factory.mktemp(name)
-    if name.endswith("chan_sip"):
-        files, noload = switches.chan_sip_files(), "chan_pjsip.so"
-    else:
-        files, noload = switches.pjsip_files(), "chan_sip.so"
-    with switches.running(SWITCHES[name], directory, files, noload) as started:
+    chan_sip = name.endswith("chan_sip")
+    files = switches.chan_sip_files() if chan_sip else switches.pjsip_files()
+    with switches.running(SWITCHES[name], directory, files) as started:
         yield started
 
 

@@ -6,13 +6,13 @@ import contextlib
 import csv
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from .processes import process, wait_until
+from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk
+
+from .processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "dialplan_examples"
@@ -21,33 +21,6 @@ CACHE = Path(os.environ.get("ROUNDED_PBX_CACHE", ROOT / ".cache"))
 # Addresses in the tests' own network namespace.
 PBX, CALLER, TRUNK, PHONE = "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"
 CALLER_PORT, TRUNK_PORT, PHONE_PORT = 5070, 5080, 5090
-
-MODULES = """[modules]
-autoload=yes
-noload={noload}
-noload=chan_iax2.so
-noload=chan_skinny.so
-noload=chan_mgcp.so
-noload=chan_unistim.so
-noload=chan_dahdi.so
-noload=pbx_dundi.so
-noload=pbx_ael.so
-noload=res_phoneprov.so
-noload=res_calendar.so
-noload=res_snmp.so
-noload=cdr_csv.so
-noload=cdr_radius.so
-noload=cel_radius.so
-noload=cdr_pgsql.so
-noload=cel_pgsql.so
-noload=cdr_tds.so
-noload=cel_tds.so
-noload=res_config_pgsql.so
-noload=res_config_ldap.so
-noload=res_hep.so
-noload=res_xmpp.so
-noload=chan_motif.so
-"""
 
 # The admin's own dialplan: one line leads to ours, the rest is theirs and must go on working.
 EXTENSIONS = """[general]
@@ -114,12 +87,8 @@ contact=sip:{PHONE}:{PHONE_PORT}
 #include pjsip_rounded.conf
 """
 
-LOGGER = """[general]
-dateformat=%s.%3q
-[logfiles]
-messages => notice,warning,error,verbose(5)
-"""
-
+# 22 has the writer in a module of its own.
+CDR_MODULES = "load=res_cdrel_custom.so\nload=cdr_custom.so\n"
 CDR_CUSTOM = """[mappings]
 rounded.csv => ${CDR(src)},${CDR(dst)},${CDR(disposition)},${CDR(rounded_call_id)}
 """
@@ -137,24 +106,10 @@ def marked(text: str, changes: Mapping[str, str]) -> str:
     return text
 
 
-@dataclass
-class Asterisk:
-    version: int
-    directory: Path
-    binary: Path
+class Asterisk(PrivateAsterisk):
+    """A private Asterisk, and what the tests read of it."""
 
-    @property
-    def log(self) -> Path:
-        return self.directory / "log" / "messages"
-
-    def cli(self, command: str) -> str:
-        return subprocess.run(
-            [self.binary, "-C", self.directory / "asterisk.conf", "-rx", command],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        ).stdout
+    version = 0
 
     def notices(self, since: int = 0) -> list[str]:
         """What the test dialplan logged, from a position of the log on."""
@@ -172,64 +127,32 @@ class Asterisk:
 
     def cdr(self) -> list[list[str]]:
         file = self.directory / "log" / "cdr-custom" / "rounded.csv"
-        with file.open(newline="") as rows:
+        with file.open(newline="", errors="replace") as rows:
             return list(csv.reader(rows))
 
 
-def binary(version: int) -> Path:
+def unpacked(version: int) -> Path:
     found = CACHE / f"asterisk-{version}" / "asterisk"
     assert found.exists(), f"{found} is missing: scripts/install-asterisk {version} unpacks it"
     return found
 
 
 @contextlib.contextmanager
-def running(
-    version: int, directory: Path, files: Mapping[str, str], noload: str = "chan_sip.so"
-) -> Iterator[Asterisk]:
-    asterisk = Asterisk(version, directory, binary(version))
-    prefix = asterisk.binary.parent
-    paths = {
-        "astetcdir": directory,
-        "astmoddir": prefix / "modules",
-        "astvarlibdir": directory / "lib",
-        "astdbdir": directory / "lib",
-        "astkeydir": directory / "lib",
-        "astdatadir": prefix / "root/usr/share/asterisk",
-        "astagidir": directory / "agi-bin",
-        "astspooldir": directory / "spool",
-        "astrundir": directory / "run",
-        "astlogdir": directory / "log",
-    }
-    for path in paths.values():
-        path.mkdir(parents=True, exist_ok=True)
-    (directory / "log" / "cdr-custom").mkdir(exist_ok=True)
-    texts = {
-        "asterisk.conf": "[directories]\n"
-        + "".join(f"{name} => {path}\n" for name, path in paths.items())
-        + "[options]\nverbose=5\n",
-        "modules.conf": MODULES.format(noload=noload),
-        "logger.conf": LOGGER,
-        "cdr.conf": "[general]\nenable=yes\nunanswered=yes\n",
-        "cdr_custom.conf": CDR_CUSTOM,
-        "rtp.conf": "[general]\nrtpstart=20000\nrtpend=30000\n",
-        **files,
-    }
-    for name, text in texts.items():
-        (directory / name).write_text(text)
-    configuration = directory / "asterisk.conf"
-    with process(asterisk.binary, "-C", configuration, "-f", log=directory / "console") as started:
-        wait_until(
-            lambda: started.poll() is not None or "booted" in asterisk.cli("core waitfullybooted"),
-            "Asterisk to boot",
-            60,
-        )
-        assert started.poll() is None, (directory / "console").read_text()[-3000:]
-        try:
-            yield asterisk
-        finally:
-            asterisk.cli("core stop now")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                started.wait(10)
+def running(version: int, directory: Path, files: Mapping[str, str]) -> Iterator[Asterisk]:
+    asterisk = Asterisk(
+        unpacked(version),
+        directory,
+        {
+            "modules.conf": MODULES + CDR_MODULES,
+            "cdr.conf": "[general]\nenable=yes\nunanswered=yes\n",
+            "cdr_custom.conf": CDR_CUSTOM,
+            "rtp.conf": "[general]\nrtpstart=20000\nrtpend=30000\n",
+            **files,
+        },
+    )
+    asterisk.version = version
+    with asterisk:
+        yield asterisk
 
 
 def pjsip_files() -> dict[str, str]:
@@ -283,6 +206,9 @@ def chan_sip_files() -> dict[str, str]:
         "PJSIP/${EXTEN}@phone", "SIP/phone/${EXTEN}"
     )
     return {
+        "modules.conf": re.sub("(?m)^load=.*pjsip.*$", "", MODULES)
+        + "load=chan_sip.so\n"
+        + CDR_MODULES,
         "extensions.conf": extensions.replace(
             "extensions_rounded.conf", "extensions_rounded_chan_sip.conf"
         ),

@@ -1,0 +1,157 @@
+"""An Asterisk of one's own: all its directories in one folder, nothing shared with another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+#: Where ``scripts/install-asterisk`` unpacks: ``asterisk-22/asterisk``.
+CACHE = "ROUNDED_PBX_CACHE"
+
+# What a call needs, and nothing that looks for a database, a sound card or a neighbour.
+MODULES = """\
+[modules]
+autoload=no
+load=app_dial.so
+load=app_stack.so
+load=app_verbose.so
+load=bridge_simple.so
+load=chan_pjsip.so
+load=codec_alaw.so
+load=codec_ulaw.so
+load=func_callerid.so
+load=func_cdr.so
+load=func_channel.so
+load=func_dialplan.so
+load=func_logic.so
+load=func_strings.so
+load=func_timeout.so
+load=func_uri.so
+load=pbx_config.so
+load=res_agi.so
+load=res_pjproject.so
+load=res_pjsip.so
+load=res_pjsip_acl.so
+load=res_pjsip_caller_id.so
+load=res_pjsip_endpoint_identifier_ip.so
+load=res_pjsip_header_funcs.so
+load=res_pjsip_nat.so
+load=res_pjsip_pubsub.so
+load=res_pjsip_refer.so
+load=res_pjsip_rfc3326.so
+load=res_pjsip_sdp_rtp.so
+load=res_pjsip_session.so
+load=res_rtp_asterisk.so
+load=res_sorcery_astdb.so
+load=res_sorcery_config.so
+load=res_sorcery_memory.so
+load=res_speech.so
+load=res_timing_timerfd.so
+"""
+
+
+def find() -> Path | None:
+    """An Asterisk: on PATH, or unpacked in the cache."""
+    on_path = shutil.which("asterisk")
+    if on_path:
+        return Path(on_path)
+    cache = Path(os.environ.get(CACHE, ".cache"))
+    unpacked = sorted(cache.glob("asterisk-*/asterisk"), reverse=True)
+    return unpacked[0].absolute() if unpacked else None
+
+
+class PrivateAsterisk:
+    """An Asterisk with a configuration of its own, in a directory of its own.
+
+    Args:
+        binary: the program; modules and data beside it, if they are there, are used.
+        directory: where it may write, and where its configuration is written.
+        files: the configuration's files; asterisk.conf is ours.
+    """
+
+    def __init__(self, binary: Path, directory: Path, files: Mapping[str, str]) -> None:
+        self.binary = binary
+        self.directory = directory
+        self._files = {"modules.conf": MODULES, **files}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """The log file that logger.conf names: messages."""
+        return self.directory / "log" / "messages"
+
+    def start(self, limit: float = 60.0) -> None:
+        """Start it and wait until it has booted.
+
+        Raises:
+            OSError: it does not boot; the message is the end of what it printed.
+        """
+        self._write()
+        configuration = self.directory / "asterisk.conf"
+        with (self.directory / "console").open("wb") as console:
+            self._process = subprocess.Popen(  # noqa: S603 - the admin's own Asterisk
+                [self.binary, "-C", configuration, "-f"],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )
+        end = time.monotonic() + limit
+        while "booted" not in self.cli("core waitfullybooted"):
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                said = (self.directory / "console").read_text(errors="replace")
+                raise OSError(f"Asterisk does not boot: {said[-500:].strip()}")
+            time.sleep(0.05)
+
+    def cli(self, command: str) -> str:
+        """The output of a console command."""
+        return subprocess.run(  # noqa: S603
+            [self.binary, "-C", self.directory / "asterisk.conf", "-rx", command],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
+        ).stdout
+
+    def stop(self) -> None:
+        """Stop it, with its calls."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _write(self) -> None:
+        names = {"astetcdir": "", "astrundir": "run", "astlogdir": "log", "astspooldir": "spool"}
+        names |= dict.fromkeys(("astvarlibdir", "astdbdir", "astkeydir"), "lib")
+        paths = {name: self.directory / part for name, part in names.items()}
+        paths["astagidir"] = self.directory / "agi-bin"
+        for path in (*paths.values(), self.directory / "log" / "cdr-custom"):
+            path.mkdir(parents=True, exist_ok=True)
+        beside = self.binary.parent
+        if (beside / "modules").is_dir():
+            paths["astmoddir"] = beside / "modules"
+            paths["astdatadir"] = beside / "root/usr/share/asterisk"
+        directories = "".join(f"{name} => {path}\n" for name, path in paths.items())
+        files = {
+            "asterisk.conf": f"[directories]\n{directories}[options]\nverbose=5\n",
+            "logger.conf": "[general]\ndateformat=%s.%3q\n"
+            "[logfiles]\nmessages => notice,warning,error,verbose(5)\n",
+            **self._files,
+        }
+        for name, text in files.items():
+            (self.directory / name).write_text(text, encoding="utf-8")
+
+    def __enter__(self) -> PrivateAsterisk:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
