@@ -43,6 +43,7 @@ async def run(console: Console, asterisk: Path | None) -> bool:
     log = logging.getLogger("rounded_pbx.handler")
     log.addHandler(stage)
     log.setLevel(logging.INFO)
+    showing = asyncio.ensure_future(stage.show())
     try:
         async with (
             serving(sandbox, Address("127.0.0.1", 0)) as url,
@@ -54,12 +55,15 @@ async def run(console: Console, asterisk: Path | None) -> bool:
             await switch.call(DID, NUMBER, NAME)
             staged = [("agent", call.id) for call in sandbox.calls.newest(1)]
             first = bool(staged) and stage.invites == staged
+            await asyncio.sleep(0.1)
             sandbox.behave(Behaviour(fault=Fault.UNAVAILABLE, retry_after=None))
             stage.scene("2. The same call while the API answers 503: it goes to its fallback")
             await switch.call(DID, NUMBER, NAME)
             second = stage.invites == [("fallback", "")]
     finally:
         log.removeHandler(stage)
+        showing.cancel()
+        stage.flush_before(float("inf"))
     console.print()
     stage.verdict("the agent's INVITE carried the id that the API returned", holds=first)
     stage.verdict("with the API down, the call reached its fallback without an id", holds=second)

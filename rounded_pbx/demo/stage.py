@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -21,28 +22,45 @@ _COLOURS = {
 }
 
 
+#: Seconds that a line waits for earlier ones: what Asterisk does is read from its log.
+_PATIENCE = 0.05
+
+
 class Stage(logging.Handler):
     """Lines with the milliseconds since the scene began; the daemon's log is one of the actors."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
         self._console = console
-        self._begun = time.monotonic()
+        self._begun = time.time()
+        self._waiting: list[tuple[float, Text]] = []
         self.invites: list[tuple[str, str]] = []
 
     def scene(self, title: str) -> None:
         """Begin a scene."""
         self._console.print()
         self._console.print(Text(title, "bold"))
-        self._begun = time.monotonic()
+        self._begun = time.time()
         self.invites.clear()
 
-    def say(self, actor: str, line: str, style: str = "") -> None:
-        """One line of an actor."""
-        ms = (time.monotonic() - self._begun) * 1000
-        text = Text(f"{ms:6.0f} ms  ", "dim")
+    def say(self, actor: str, line: str, style: str = "", at: float | None = None) -> None:
+        """One line of an actor, said now or at a time of the system's clock."""
+        at = at or time.time()
+        text = Text(f"{(at - self._begun) * 1000:6.0f} ms  ", "dim")
         text.append(f"{actor:9}", _COLOURS.get(actor, "")).append(line, style)
-        self._console.print(text, soft_wrap=True)
+        self._waiting.append((at, text))
+
+    async def show(self) -> None:
+        """Show the lines in the order of their times, until cancelled."""
+        while True:
+            await asyncio.sleep(0.01)
+            self.flush_before(time.time() - _PATIENCE)
+
+    def flush_before(self, limit: float) -> None:
+        """Show what was said before ``limit``."""
+        self._waiting.sort(key=lambda entry: entry[0])
+        while self._waiting and self._waiting[0][0] <= limit:
+            self._console.print(self._waiting.pop(0)[1], soft_wrap=True)
 
     def invited(self, actor: str, invite: SipMessage) -> None:
         """An INVITE reached a callee."""

@@ -53,9 +53,10 @@ contact=sip:{phone}
 
 # What Asterisk's log says of the call's path.
 _EXECUTING = re.compile(
-    r'Executing \[(\S+?)@(\S+?):\d+\] (AGI|Dial|Goto|Gosub|Ringing)\("[^"]*", "(.*)"\)'
+    r"^\[([0-9.]+)\].*Executing \[(\S+?)@(\S+?):\d+\] "
+    r'(AGI|Dial|Goto|Gosub|Ringing)\("[^"]*", "(.*)"\)'
 )
-_VARIABLES = re.compile(r"Executing Application: \(MSet\) Options: \((.*)\)")
+_VARIABLES = re.compile(r"^\[([0-9.]+)\].*Executing Application: \(MSet\) Options: \((.*)\)")
 
 
 class Switch(Protocol):
@@ -126,11 +127,12 @@ async def _tell(stage: Stage, log: Path) -> None:
             if not line:
                 await asyncio.sleep(0.005)
             elif executing := _EXECUTING.search(line):
-                extension, context, application, arguments = executing.groups()
-                stage.say("switch", f"[{extension}@{context}] {application}({arguments})")
+                at, extension, context, application, arguments = executing.groups()
+                said = f"[{extension}@{context}] {application}({arguments})"
+                stage.say("switch", said, at=float(at))
             elif variables := _VARIABLES.search(line):
-                for pair in re.split(r",(?=ROUNDED_)", variables[1]):
-                    stage.say("switch", f"   {pair}")
+                for pair in re.split(r",(?=ROUNDED_)", variables[2]):
+                    stage.say("switch", f"   {pair}", at=float(variables[1]))
 
 
 class _RealSwitch:

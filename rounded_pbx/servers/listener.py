@@ -95,13 +95,18 @@ class Listener:
     def _admits(self, peer: tuple[str, int] | None) -> bool:
         if peer is None:  # it has gone already
             return False
-        address = ip_address(peer[0].partition("%")[0])
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        if not any(address in network for network in self._allow):
-            log.warning("%s: refused: not in allow", address)
+        if not is_allowed(peer[0], self._allow):
+            log.warning("%s: refused: not in allow", peer[0])
             return False
         if len(self._sessions) >= self._max_connections:
-            log.warning("%s: refused: %d connections already", address, len(self._sessions))
+            log.warning("%s: refused: %d connections already", peer[0], len(self._sessions))
             return False
         return True
+
+
+def is_allowed(host: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks; an IPv4 peer of an IPv6 socket is IPv4."""
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)

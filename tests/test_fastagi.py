@@ -1,0 +1,391 @@
+"""FastAGI sessions on the wire, as an Asterisk holds them: S is the server, A is Asterisk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from rounded_pbx.config import LOOPBACK
+from rounded_pbx.config_types import Address
+from rounded_pbx.handler import Desk
+from rounded_pbx.numbers import CallerPolicy
+from rounded_pbx.protocol.agi import LONGEST_ENVIRONMENT
+from rounded_pbx.routing import Next, Route, RouteTable
+from rounded_pbx.servers.fastagi import FastAgiApplication
+from rounded_pbx.servers.listener import Listener
+from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
+from rounded_pbx.templates import compile_value
+
+UUID = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
+ROUTE = Route(
+    name="support",
+    agent_id="411b82c8-462a-4e1b-89bc-10ab3ce1ed29",
+    dids=("+33612345678",),
+    country="FR",
+    on_failure=Next.HANGUP,
+)
+SCRIPT = "stage?did=+33612345678"
+
+
+@dataclass
+class FakeStager:
+    """Stages at once, or as the test wants it."""
+
+    behave: Callable[[], Awaitable[StagingResult]] | None = None
+    requests: list[StagingRequest] = field(default_factory=list)
+    cancelled: int = 0
+
+    async def stage(self, request: StagingRequest, deadline: float) -> StagingResult:
+        self.requests.append(request)
+        try:
+            if self.behave is not None:
+                return await self.behave()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return StagingResult(Outcome.STAGED, UUID)
+
+
+@dataclass
+class Server:
+    listener: Listener
+    stager: FakeStager
+    address: Address
+    clients: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def connect(self) -> Asterisk:
+        reader, writer = await asyncio.open_connection(self.address.host, self.address.port)
+        self.clients.append(writer)
+        return Asterisk(reader, writer)
+
+    async def session(self, **fields: str | bytes) -> Asterisk:
+        asterisk = await self.connect()
+        asterisk.write(environment(**fields))
+        return asterisk
+
+
+@dataclass
+class Asterisk:
+    """Asterisk's end of a session."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def command(self) -> str:
+        line = await asyncio.wait_for(self.reader.readline(), 5)
+        assert line.endswith(b"\n") or line == b"", line
+        return line.decode()
+
+    async def silent_for(self, seconds: float) -> bool:
+        """Whether the server writes nothing: it must wait for a reply before the next command."""
+        with contextlib.suppress(TimeoutError):
+            return not await asyncio.wait_for(self.reader.read(1), seconds)
+        return True
+
+    async def variables(self, reply: bytes = b"200 result=0\n") -> dict[str, str]:
+        """Answer every command, and return the variables that were set."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(ConnectionError):
+            while line := await self.command():
+                text = line.replace('\\"', '"')
+                found |= dict(re.findall(r'(ROUNDED_[A-Z_]+)(?:=| )"(.*?)"(?=[,"\n])', text))
+                self.write(reply)
+        self.writer.close()
+        return found
+
+
+def environment(**fields: str | bytes) -> bytes:
+    """An environment block; ``version``, ``callerid``, … replace what stands there."""
+    values: dict[str, str | bytes] = {
+        "network": "yes",
+        "network_script": SCRIPT,
+        "channel": "PJSIP/carrier-00000000",
+        "uniqueid": "1795351425.0",
+        "version": "22.10.1",
+        "callerid": "+33145678901",
+        "calleridname": "Ann",
+        "callingpres": "0",
+        "dnid": "+33612345678",
+        "threadid": "1",
+        **fields,
+    }
+    lines = [
+        f"agi_{key}: ".encode() + (value if isinstance(value, bytes) else value.encode())
+        for key, value in values.items()
+    ]
+    return b"\n".join(lines) + b"\n\n"
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    route: Route = ROUTE, deadline: float = 5.0, max_connections: int = 4000
+) -> AsyncIterator[Server]:
+    stager = FakeStager()
+    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL)
+    application = FastAgiApplication(lambda: desk)
+    listener = Listener(
+        application.handler,
+        deadline=deadline,
+        allow=LOOPBACK,
+        max_connections=max_connections,
+        longest_line=LONGEST_ENVIRONMENT,
+    )
+    address = await listener.start(Address("127.0.0.1", 0))
+    server = Server(listener, stager, address)
+    try:
+        yield server
+    finally:
+        await listener.close(patience=0.5)
+        for client in server.clients:
+            client.transport.abort()
+        await asyncio.sleep(0)
+    assert listener.sessions == 0
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving() as started:
+        yield started
+
+
+async def test_the_variables_are_set_in_one_command_and_the_session_ends(server: Server) -> None:
+    asterisk = await server.session()
+    command = await asterisk.command()
+    assert command.startswith('EXEC MSet "ROUNDED_REASON=')
+    assert command.endswith(f',ROUNDED_CALL_ID=\\"{UUID}\\",ROUNDED_STATUS=\\"STAGED\\""\n')
+    assert await asterisk.silent_for(0.2)
+    asterisk.write(b"200 result=0\n")
+    assert await asterisk.command() == ""
+
+
+async def test_the_caller_comes_from_the_arguments_before_the_environment(server: Server) -> None:
+    script = "stage?did=0612345678&from=0145678902&name=Zo%C3%A9%20%2B&pres=allowed"
+    await (await server.session(network_script=script)).variables()
+    await (await server.session()).variables()
+    assert [r.from_number for r in server.stager.requests] == ["+33145678902", "+33145678901"]
+
+
+async def test_an_environment_in_single_bytes_is_as_good(server: Server) -> None:
+    asterisk = await server.connect()
+    for byte in environment():
+        asterisk.write(bytes([byte]))
+        await asyncio.sleep(0)
+    assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"
+
+
+async def test_a_latin1_name_survives() -> None:
+    route = Route(
+        name="n",
+        agent_id=ROUTE.agent_id,
+        dids=ROUTE.dids,
+        dynamic_variables={"name": compile_value("{caller.name}")},
+    )
+    async with serving(route) as server:
+        await (await server.session(calleridname=b"Ren\xe9 L\xe9vy")).variables()
+        assert server.stager.requests[0].dynamic_variables == {"name": "René Lévy"}
+
+
+async def test_channel_variables_are_read_percent_encoded() -> None:
+    route = Route(
+        name="n",
+        agent_id=ROUTE.agent_id,
+        dids=ROUTE.dids,
+        dynamic_variables={"a": compile_value("{channel.A}"), "b": compile_value("{channel.B}")},
+    )
+    async with serving(route) as server:
+        asterisk = await server.session()
+        assert await asterisk.command() == 'GET FULL VARIABLE "${URIENCODE(${A})}"\n'
+        asterisk.write(b"200 result=1 (x%0A200%20result%3D1%20%28fake%29)\n")
+        assert await asterisk.command() == 'GET FULL VARIABLE "${URIENCODE(${B})}"\n'
+        asterisk.write(b"200 result=1 ()\n")
+        await asterisk.variables()
+    variables = server.stager.requests[0].dynamic_variables
+    assert variables == {"a": "x 200 result=1 (fake)", "b": ""}
+
+
+async def test_without_a_did_the_call_is_a_bad_number(server: Server) -> None:
+    variables = await (await server.session(network_script="stage?from=1")).variables()
+    assert variables["ROUNDED_STATUS"] == "BAD_NUMBER"
+    assert variables["ROUNDED_REASON"] == "the DID is missing: did"
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("stagger?did=1", "no AGI script stagger: expected stage"),
+        ("stage?did=1&did=2", "the AGI argument did stands twice"),
+    ],
+)
+async def test_what_is_not_understood_gets_an_answer(
+    server: Server, script: str, reason: str
+) -> None:
+    variables = await (await server.session(network_script=script)).variables()
+    assert (variables["ROUNDED_STATUS"], variables["ROUNDED_REASON"]) == ("ERROR", reason)
+    assert "ROUNDED_NEXT" not in variables  # what the dialplan has preset stands
+    assert server.stager.requests == []
+
+
+async def test_a_defect_of_ours_gets_an_answer(server: Server) -> None:
+    async def defect() -> StagingResult:
+        raise ZeroDivisionError
+
+    server.stager.behave = defect
+    variables = await (await server.session()).variables()
+    assert variables["ROUNDED_STATUS"] == "ERROR"
+    assert variables["ROUNDED_NEXT"] == "hangup"
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        b"+339\nagi_network_script: stage?did=+33999999999",
+        b"+339\nagi_arg_1: route=evil",
+        b"+339\nX-Evil",
+        b"+339\nagi_threadid: 1",
+    ],
+)
+async def test_forged_lines_are_refused_with_an_answer(server: Server, caller: bytes) -> None:
+    variables = await (await server.session(callerid=caller)).variables()
+    assert variables["ROUNDED_STATUS"] in ("ERROR", "STAGED")
+    assert all(r.to_number == "+33612345678" for r in server.stager.requests)
+    if b"arg" not in caller:
+        assert variables["ROUNDED_STATUS"] == "ERROR"
+
+
+async def test_an_environment_that_a_caller_ends_early_stages_nothing_of_theirs(
+    server: Server,
+) -> None:
+    """Without a query, the arguments are checked to be Asterisk's own before anything is staged."""
+    forged = b"1\nagi_threadid: 1\nagi_arg_1: did=+33612345678\nagi_arg_2: route=evil\n"
+    asterisk = await server.session(network_script="stage", callerid=forged)
+    assert await asterisk.command() == "NOOP\n"
+    asterisk.write(b"200 result=0\n")
+    assert await asterisk.command() == ""
+    assert server.stager.requests == []
+
+
+async def test_arguments_after_a_comma_work(server: Server) -> None:
+    block = environment(network_script="stage")[:-1] + b"agi_arg_1: did=+33612345678\n\n"
+    asterisk = await server.connect()
+    asterisk.write(block)
+    assert await asterisk.command() == "NOOP\n"
+    asterisk.write(b"200 result=0\n")
+    assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"
+
+
+async def _never() -> StagingResult:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("how", ["HANGUP", "EOF", "reset", "a line nobody asked for"])
+async def test_the_end_of_the_call_cancels_the_staging(server: Server, how: str) -> None:
+    server.stager.behave = _never
+    asterisk = await server.session()
+    while not server.stager.requests:
+        await asyncio.sleep(0.01)
+    if how == "HANGUP":
+        asterisk.write(b"HANGUP\n")
+    elif how == "EOF":
+        asterisk.writer.write_eof()
+    elif how == "reset":
+        asterisk.writer.transport.abort()
+    else:
+        asterisk.write(b"200 result=1\n")
+    if how != "reset":
+        assert await asterisk.command() == ""
+    async with asyncio.timeout(2):
+        while server.listener.sessions:
+            await asyncio.sleep(0.01)
+    assert server.stager.cancelled == 1
+
+
+async def test_a_hangup_before_the_reply_is_no_reply(server: Server) -> None:
+    asterisk = await server.session()
+    assert (await asterisk.command()).startswith("EXEC MSet")
+    asterisk.write(b"HANGUP\n")
+    assert await asterisk.silent_for(0.2)
+    asterisk.write(b"200 result=0\n")
+    assert await asterisk.command() == ""
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"510 Invalid or unknown command\n",
+        b"511 Command Not Permitted on a dead channel or intercept routine\n",
+        b"520-Invalid command syntax.  Proper usage follows:\nUsage\n520 End of proper usage.\n",
+        b"200 result=-2\n",
+        b"nonsense\n",
+        b"\xff\xfe\n",
+        b"",
+    ],
+)
+async def test_a_refused_command_ends_the_session_and_nothing_else(
+    server: Server, reply: bytes
+) -> None:
+    asterisk = await server.session()
+    await asterisk.command()
+    asterisk.write(reply)
+    if not reply:
+        asterisk.writer.write_eof()
+    assert await asterisk.command() == ""
+    assert (await (await server.session()).variables())["ROUNDED_STATUS"] == "STAGED"
+
+
+async def test_a_caller_who_is_gone_before_the_work_begins_costs_nothing(server: Server) -> None:
+    asterisk = await server.connect()
+    block = environment(network_script="stage")[:-1] + b"agi_arg_1: did=+33612345678\n\n"
+    asterisk.write(block)
+    assert await asterisk.command() == "NOOP\n"
+    asterisk.write(b"HANGUP\n200 result=0\n")
+    assert await asterisk.command() == ""
+    assert server.stager.requests == []
+
+
+async def test_a_late_staging_still_leaves_time_for_the_replies() -> None:
+    async with serving(deadline=0.5) as server:
+
+        async def until_deadline() -> StagingResult:
+            await asyncio.sleep(0.35)
+            return StagingResult(Outcome.TIMEOUT)
+
+        server.stager.behave = until_deadline
+        assert (await (await server.session()).variables())["ROUNDED_STATUS"] == "TIMEOUT"
+
+
+async def test_a_switch_that_never_replies_ends_at_the_deadline() -> None:
+    async with serving(deadline=0.4) as server:
+        asterisk = await server.session()
+        await asterisk.command()
+        begun = asyncio.get_running_loop().time()
+        with contextlib.suppress(ConnectionError):
+            assert await asterisk.command() == ""
+        assert asyncio.get_running_loop().time() - begun < 2
+
+
+async def test_closing_lets_a_session_end(server: Server) -> None:
+    asterisk = await server.session()
+    await asterisk.command()
+    closing = asyncio.ensure_future(server.listener.close(patience=5))
+    await asyncio.sleep(0.1)
+    assert not closing.done()
+    asterisk.write(b"200 result=0\n")
+    await asyncio.wait_for(closing, 2)
+
+
+async def test_closing_cuts_off_a_session_that_does_not_end(server: Server) -> None:
+    server.stager.behave = _never
+    await server.session()
+    while not server.stager.requests:
+        await asyncio.sleep(0.01)
+    await asyncio.wait_for(server.listener.close(patience=0.1), 2)
+    assert server.stager.cancelled == 1
