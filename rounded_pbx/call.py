@@ -10,8 +10,14 @@ from enum import StrEnum
 # C0 and C1 controls, and the characters that str.splitlines() or a terminal takes for a line end
 # or for a change of direction. None of them belongs in a name, a number or a header.
 _CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
 )
+_NUMBER = re.compile(r"\+?[0-9]{5,}")
+
+#: The name of a SIP header: RFC 3261, token.
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+#: The name of a dynamic variable.
+VARIABLE_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}")
 
 
 def clean(text: str, longest: int = 1024) -> str:
@@ -20,8 +26,14 @@ def clean(text: str, longest: int = 1024) -> str:
 
 
 def mask(number: str) -> str:
-    """A caller's number for a log: the last four digits hidden."""
-    return clean(number, 40)[:-4] + "****" if len(number) > 4 else "****"
+    """A caller's number for a log: its digits, the last four of them hidden."""
+    digits = re.sub("[^+0-9]", "", number[:40])
+    return digits[:-4] + "****" if len(digits) > 4 else "****"
+
+
+def mask_numbers(text: str) -> str:
+    """A text for a log, every phone number in it masked and nothing left that moves a cursor."""
+    return _NUMBER.sub(lambda found: mask(found[0]), clean(text))
 
 
 class Switch(StrEnum):

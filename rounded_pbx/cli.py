@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from . import __version__
 from .errors import BadNumber, ConfigError
@@ -33,8 +34,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# What comes from files, callers or the API is escape()d, or it could be taken for markup.
+# Tables in a pipe or a file are not cut to the width of a terminal that is not there.
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 ConfigOption = Annotated[
     Path | None,
@@ -62,8 +65,8 @@ def main() -> None:
         app()
     except ConfigError as error:
         for problem in error.problems:
-            err.print(f"{problem.file}:{problem.line}:", style="bold red", end=" ", soft_wrap=True)
-            err.print(problem.text, markup=False, soft_wrap=True)
+            place = f"[bold red]{escape(problem.file)}:{problem.line}:[/]"
+            err.print(f"{place} {escape(problem.text)}", soft_wrap=True)
         sys.exit(2)
 
 
@@ -92,7 +95,10 @@ def _load(config: Path | None) -> tuple[Path, Config]:
 def _keys(path: Path, config: Config) -> dict[str, str]:
     from .config import read_keys
 
-    return {name: key.get_secret_value() for name, key in read_keys(path, config).items()}
+    keys, unknown = read_keys(path, config)
+    if unknown:
+        raise ConfigError(unknown)
+    return {name: key.get_secret_value() for name, key in keys.items()}
 
 
 @app.command()
@@ -114,7 +120,7 @@ def serve(
     try:
         asyncio.run(daemon.serve(settings, keys))
     except OSError as error:
-        err.print(f"[bold red]error[/] cannot listen: {error}", soft_wrap=True)
+        err.print(f"[bold red]error[/] cannot listen: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -126,19 +132,27 @@ def check(config: ConfigOption = None) -> None:
     from .config import read_keys
 
     path, settings = _load(config)
-    read_keys(path, settings)
-    table = Table("route", "DIDs", "agent", "account", "on failure", "fallback", box=None)
+    _, unknown = read_keys(path, settings)
+    table = Table(box=None)
+    for column in ("route", "DIDs", "agent", "account", "on failure", "fallback"):
+        table.add_column(column, overflow="fold")
     for route in settings.route_table():
         table.add_row(
             route.name,
-            ", ".join(route.dids) or "by name only",
+            "\n".join(route.dids) or "by name only",
             route.agent_id,
             route.account,
             route.on_failure.value,
-            "; ".join(f"{switch}: {target}" for switch, target in route.fallback.items()) or "-",
+            "\n".join(_fallbacks(route)) or "-",
         )
     out.print(table)
-    out.print(f"[green]{path}: no mistakes[/]", soft_wrap=True)
+    for note in unknown:
+        out.print(f"[yellow]not checked:[/] {escape(note.text)}", soft_wrap=True)
+    out.print(f"[green]{escape(str(path))}: no mistakes[/]", soft_wrap=True)
+
+
+def _fallbacks(route: Route) -> list[str]:
+    return [f"{switch}: {target}" for switch, target in route.fallback.items()]
 
 
 @app.command()
@@ -165,13 +179,15 @@ def route(
             }
         )
     elif found is None:
-        out.print(f"[red]no route[/] for {did}: the dialplan does what default_on_failure says")
+        default = settings.calls.default_on_failure.value
+        out.print(f"[red]no route[/] for {escape(did)}: {default}", soft_wrap=True)
     else:
-        out.print(f"[bold]route[/]    {found.name}   [bold]account[/] {found.account}")
-        failure = found.on_failure.value
-        out.print(f"[bold]on failure[/] {failure}  {dict(found.fallback) or ''}", soft_wrap=True)
+        failure = ", ".join([found.on_failure.value, *_fallbacks(found)])
+        out.print(f"[bold]route[/]       {found.name}")
+        out.print(f"[bold]account[/]     {found.account}")
+        out.print(f"[bold]on failure[/]  {failure}", soft_wrap=True)
         if request is None:
-            out.print(f"[red]BAD_NUMBER[/] {problem}", soft_wrap=True)
+            out.print(f"[red]BAD_NUMBER[/]  {escape(problem)}", soft_wrap=True)
         else:
             sync = "?sync=true" if request.wait.value == "sync" else ""
             out.print(f"[bold]POST[/] {settings.api.base_url}/v1/calls/stage{sync}")
@@ -198,7 +214,7 @@ def stage(
         print_json(dict(answer))
     else:
         for variable, value in answer:
-            out.print(f"[bold]{variable}[/]={value}", soft_wrap=True)
+            out.print(f"[bold]{variable}[/]={escape(value)}", soft_wrap=True)
     raise typer.Exit(0 if dict(answer)["ROUNDED_CALL_ID"] else 1)
 
 
@@ -297,7 +313,7 @@ async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
 
     def show(method: str, path: str, status: int, call: Call | None) -> None:
         colour = "green" if status < 400 else "red"
-        line = f"{method:5} {path}  [{colour}]{status}[/]  {call.id if call else ''}"
+        line = f"{method:5} {escape(path)}  [{colour}]{status}[/]  {call.id if call else ''}"
         out.print(line, soft_wrap=True)
 
     async with serving(Sandbox(key, behaviour, on_answer=show), address) as url:

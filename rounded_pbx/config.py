@@ -1,6 +1,6 @@
 """The configuration: YAML in, frozen values out; every default stands here.
 
-Pydantic checks the shape of each section, ``_cross_checks`` what one section says of another.
+Pydantic checks the shape of each section, ``config_checks`` what one section says of another.
 All mistakes are reported at once, each with the line that it stands in.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -17,28 +16,32 @@ import pydantic
 from pydantic import BeforeValidator, Field, SecretStr
 
 from .call import Direction, Switch, Wait
+from .config_checks import cross_checks, explain
 from .config_types import (
-    FALLBACK,
     NAME,
     Address,
     Allowed,
+    AsteriskTarget,
     Country,
     Did,
-    Headers,
+    FreeSwitchTarget,
+    HeaderName,
+    HeaderValue,
     Listen,
     Name,
     Network,
     Number,
-    Text,
+    Seconds,
     Uuid,
-    Values,
-    as_text,
+    VariableName,
+    VariableValue,
+    WholeNumber,
     matching,
 )
-from .errors import ConfigError
+from .errors import ConfigError, Problem
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable, number_forms
-from .yamlfile import Loc, YamlFile, explain
+from .yamlfile import YamlFile
 
 DEFAULT_PATH = Path("/etc/rounded_pbx/config.yml")
 ENVIRONMENT = "ROUNDED_PBX_CONFIG"
@@ -53,7 +56,7 @@ class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-_VariableName = Annotated[
+_EnvironmentName = Annotated[
     str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
 ]
 _CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
@@ -66,7 +69,7 @@ class Account(_Section):
     """
 
     key_file: Path | None = None
-    key_env: _VariableName | None = None
+    key_env: _EnvironmentName | None = None
     credential: _CredentialName | None = None
 
     @pydantic.model_validator(mode="after")
@@ -83,7 +86,7 @@ class Account(_Section):
             ValueError: it cannot be read, or is none; the message never repeats it.
         """
         if self.key_env is not None:
-            source, key = f"the environment variable {self.key_env}", os.environ.get(self.key_env)
+            source, key = "the environment variable of key_env", os.environ.get(self.key_env)
             if key is None:
                 raise ValueError(f"{source} is not set")
         else:
@@ -108,6 +111,13 @@ class KeyUnknownHere(ValueError):
     """The key is a systemd credential, and this process is not the service that gets it."""
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Api(_Section):
     """How the Rounded API is reached.
 
@@ -119,18 +129,19 @@ class Api(_Section):
     base_url: str = "https://api.callrounded.com"
     ca_file: Path | None = None
     trust_env: bool = False
-    warm: int = Field(default=4, ge=0, le=256)
-    max_connections: int = Field(default=200, ge=1, le=4096)
-    probe_interval: float = Field(default=20.0, ge=1.0, le=3600.0)
+    warm: WholeNumber = Field(default=4, ge=0, le=256)
+    max_connections: WholeNumber = Field(default=200, ge=1, le=4096)
+    probe_interval: Seconds = Field(default=20.0, ge=1.0, le=3600.0)
 
     @pydantic.field_validator("base_url")
     @classmethod
     def _checked_url(cls, value: str) -> str:
-        url = re.fullmatch(r"(https?)://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?/?", value)
-        if not url:
+        url = re.fullmatch(
+            r"(https?)://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::([0-9]{1,5}))?/?", value
+        )
+        if not url or int(url[3] or 0) > 65535:
             raise ValueError(f"{value!r} is not a URL such as https://api.callrounded.com")
-        host = url[2].strip("[]")
-        if url[1] == "http" and host not in ("localhost", "::1") and not host.startswith("127."):
+        if url[1] == "http" and not _is_loopback(url[2].strip("[]")):
             raise ValueError(f"{value!r} would send the API key in clear; expected https://")
         return value.rstrip("/")
 
@@ -138,10 +149,10 @@ class Api(_Section):
 class Calls(_Section):
     """What holds for every call; ``deadline`` is in seconds, from accept to the last reply."""
 
-    deadline: float = Field(default=1.5, ge=0.2, le=30.0)
+    deadline: Seconds = Field(default=1.5, ge=0.2, le=30.0)
     wait: Wait = Wait.POLL
     send_unstaged: bool = True
-    max_in_flight: int = Field(default=2000, ge=1, le=100_000)
+    max_in_flight: WholeNumber = Field(default=2000, ge=1, le=100_000)
     ringback: bool = True
     default_on_failure: Next = Next.DIAL
 
@@ -163,6 +174,13 @@ def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
+class Fallback(_Section):
+    """Where a call goes that the agent does not take, in each switch's own notation."""
+
+    asterisk: AsteriskTarget | None = None
+    freeswitch: FreeSwitchTarget | None = None
+
+
 class RouteSection(_Section):
     """A route as it is written; ``to_route`` fills in what ``calls`` and ``numbers`` say."""
 
@@ -175,25 +193,10 @@ class RouteSection(_Section):
     direction: Direction | None = None
     wait: Wait | None = None
     send_unstaged: bool | None = None
-    dynamic_variables: Values = Field(default_factory=dict)
-    custom_headers: Headers = Field(default_factory=dict)
+    dynamic_variables: dict[VariableName, VariableValue] = Field(default_factory=dict)
+    custom_headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     on_failure: Next | None = None
-    fallback: dict[Switch, Text] = Field(default_factory=dict)
-
-    @pydantic.field_validator("fallback")
-    @classmethod
-    def _in_the_switchs_notation(cls, value: dict[Switch, str]) -> dict[Switch, str]:
-        examples = {Switch.ASTERISK: "from-internal,600,1", Switch.FREESWITCH: "600 XML default"}
-        for switch, target in value.items():
-            if not FALLBACK[switch].fullmatch(target):
-                raise ValueError(f"{switch}: {target!r} is not a target like {examples[switch]}")
-        return value
-
-    @pydantic.model_validator(mode="after")
-    def _fallback_leads_somewhere(self) -> Self:
-        if self.on_failure is Next.FALLBACK and not self.fallback:
-            raise ValueError("on_failure is fallback; expected a fallback for at least one switch")
-        return self
+    fallback: Fallback = Fallback()
 
     def to_route(self, calls: Calls, numbers: Numbers) -> Route:
         """The route with every default filled in."""
@@ -201,7 +204,7 @@ class RouteSection(_Section):
         return Route(
             name=self.name,
             agent_id=self.agent_id,
-            dids=tuple(_normal_did(did, country) for did in self.did),
+            dids=tuple(form for did in self.did for form in number_forms(did, country)),
             account=self.account,
             country=country,
             to_number=self.to_number,
@@ -211,7 +214,7 @@ class RouteSection(_Section):
             dynamic_variables=self.dynamic_variables,
             custom_headers=self.custom_headers,
             on_failure=self.on_failure or calls.default_on_failure,
-            fallback=self.fallback,
+            fallback={Switch(name): target for name, target in self.fallback if target},
         )
 
 
@@ -227,6 +230,13 @@ class FastAgi(_Section):
 
     listen: Listen = Address("127.0.0.1", 4573)
     allow: tuple[Allowed, ...] = LOOPBACK
+
+    @pydantic.field_validator("allow")
+    @classmethod
+    def _somebody(cls, value: tuple[Network, ...]) -> tuple[Network, ...]:
+        if not value:
+            raise ValueError("is empty, so nobody could connect; expected networks")
+        return value
 
 
 class AsteriskSection(_Section):
@@ -265,7 +275,7 @@ def load(path: Path) -> Config:
     """
     file = YamlFile(path)
     data = file.data if file.data is not None else {}
-    problems = [file.problem(loc, text) for loc, text in _cross_checks(data)]
+    problems = [file.problem(loc, text) for loc, text in cross_checks(data)]
     try:
         config = Config.model_validate(data)
     except pydantic.ValidationError as error:
@@ -275,50 +285,21 @@ def load(path: Path) -> Config:
     return config
 
 
-def read_keys(path: Path, config: Config) -> dict[str, SecretStr]:
-    """The API key of each account.
+def read_keys(path: Path, config: Config) -> tuple[dict[str, SecretStr], list[Problem]]:
+    """The API key of each account; and those that only the systemd service can read.
 
     Raises:
-        ConfigError: for each key that cannot be read.
+        ConfigError: for each key that nobody can read.
     """
-    file, keys, problems = YamlFile(path), {}, []
+    file, keys = YamlFile(path), {}
+    problems: list[Problem] = []
+    unknown: list[Problem] = []
     for name, account in config.accounts.items():
         try:
             keys[name] = account.read_key()
         except ValueError as error:
-            problems.append(file.problem(("accounts", name), f"accounts.{name}: {error}"))
+            found = unknown if isinstance(error, KeyUnknownHere) else problems
+            found.append(file.problem(("accounts", name), f"accounts.{name}: {error}"))
     if problems:
         raise ConfigError(problems)
-    return keys
-
-
-def _normal_did(did: str, country: str | None) -> str:
-    return did if did.endswith("*") else next(number_forms(did, country))
-
-
-def _cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
-    """What one part of the file says of another, as far as its shape allows to see it."""
-    if not isinstance(data, dict):
-        return
-    numbers = data.get("numbers")
-    country = numbers.get("country") if isinstance(numbers, dict) else None
-    accounts = data.get("accounts")
-    routes = data.get("routes")
-    routes = routes if isinstance(routes, list) else []
-    names: dict[str, int] = {}
-    dids: dict[str, int] = {}
-    for index, route in enumerate(routes):
-        if not isinstance(route, dict):
-            continue
-        name = str(route.get("name"))
-        if names.setdefault(name, index) != index and "name" in route:
-            yield ("routes", index, "name"), f"a second route is named {name}"
-        account = route.get("account", "default")
-        if isinstance(accounts, dict) and account not in accounts:
-            known = ", ".join(map(str, accounts)) or "none"
-            yield ("routes", index, "account"), f"account {account} is not in accounts: {known}"
-        for did in _as_list(route.get("did") or []):
-            normal = _normal_did(str(as_text(did)), str(route.get("country") or country or ""))
-            if dids.setdefault(normal, index) != index:
-                other = routes[dids[normal]].get("name")
-                yield ("routes", index, "did"), f"{did} already leads to the route {other}"
+    return keys, unknown

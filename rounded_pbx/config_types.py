@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
-from .call import Switch
+from .call import HEADER_NAME, VARIABLE_NAME
 from .numbers import E164
 from .staging import valid_uuid
-from .templates import Template, Value, compile_value
+from .templates import Template, compile_value
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"
-_HEADER_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}"  # RFC 3261, token
-_DID = re.compile(r"\*|[+]?[A-Za-z0-9_.-]{1,40}\*?")
-_VARIABLE_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+DID = re.compile(r"\*|[+]?[A-Za-z0-9_.-]{1,40}\*?")
 # Goto's own notation; a comma separates, nothing here can be expanded or end an argument.
-FALLBACK = {
-    Switch.ASTERISK: re.compile(r"[A-Za-z0-9_.+*#@-]+(?:,[A-Za-z0-9_.+*#@-]+){2}"),
-    Switch.FREESWITCH: re.compile(r"[A-Za-z0-9_.+*#-]+ XML [A-Za-z0-9_.-]+"),
-}
+_ASTERISK_TARGET = r"[A-Za-z0-9_.+*#@-]+(?:,[A-Za-z0-9_.+*#@-]+){2}"
+_FREESWITCH_TARGET = r"[A-Za-z0-9_.+*#-]+ XML [A-Za-z0-9_.-]+"
 
 
 def as_text(value: object) -> object:
@@ -62,29 +57,17 @@ def _country(value: str) -> str:
     return value
 
 
-def _values(value: object) -> object:
-    if not isinstance(value, Mapping):
-        raise ValueError("is not a map of names to values")
-    compiled: dict[str, Value] = {}
-    for name, inner in value.items():
-        if not isinstance(name, str) or not _VARIABLE_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a variable")
-        try:
-            compiled[name] = compile_value(inner)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+def _header(value: object) -> str | Template:
+    compiled = compile_value(value)
+    if not isinstance(compiled, str | Template):
+        raise ValueError("a header is text; put it in quotes")
     return compiled
 
 
-def _headers(value: object) -> object:
-    compiled = _values(value)
-    assert isinstance(compiled, dict)  # noqa: S101
-    for name, inner in compiled.items():
-        if not re.fullmatch(_HEADER_NAME, name):
-            raise ValueError(f"{name!r} is not the name of a SIP header")
-        if not isinstance(inner, str | Template):
-            raise ValueError(f"{name}: a header is text; put it in quotes")
-    return compiled
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +107,18 @@ def _network(value: object) -> Network:
 
 
 Text = Annotated[str, BeforeValidator(as_text)]
+WholeNumber = Annotated[int, BeforeValidator(_no_boolean)]
+Seconds = Annotated[float, BeforeValidator(_no_boolean)]
 Number = Annotated[Text, matching(E164, "a number in E.164, such as +33000000000")]
 Country = Annotated[str, AfterValidator(_country)]
 Name = Annotated[Text, matching(NAME, "a name of at most 64 of A-Z a-z 0-9 _ . -")]
-Did = Annotated[Text, matching(_DID, "a DID, such as +33612345678, +336* or *")]
+Did = Annotated[Text, matching(DID, "a DID, such as +33612345678, +336* or *")]
 Uuid = Annotated[str, AfterValidator(_uuid)]
-Values = Annotated[Any, BeforeValidator(_values)]
-Headers = Annotated[Any, BeforeValidator(_headers)]
-Listen = Annotated[Address, BeforeValidator(parse_address)]
-Allowed = Annotated[Network, BeforeValidator(_network)]
+Listen = Annotated[Address, PlainValidator(parse_address)]
+Allowed = Annotated[Network, PlainValidator(_network)]
+VariableName = Annotated[Text, matching(VARIABLE_NAME, "the name of a variable")]
+HeaderName = Annotated[Text, matching(HEADER_NAME, "the name of a SIP header")]
+VariableValue = Annotated[Any, PlainValidator(compile_value)]
+HeaderValue = Annotated[Any, PlainValidator(_header)]
+AsteriskTarget = Annotated[Text, matching(_ASTERISK_TARGET, "a target like from-internal,600,1")]
+FreeSwitchTarget = Annotated[Text, matching(_FREESWITCH_TARGET, "a target like 600 XML default")]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .call import CallContext, Switch, clean, mask
+from .call import CallContext, Switch, clean, mask, mask_numbers
 from .errors import BadNumber, SwitchError
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable
@@ -56,7 +56,7 @@ class Answer:
 def not_understood(switch: Switch, reason: str) -> Answer:
     """The answer to a request that cannot be read; the dialplan's presets stand."""
     result = StagingResult(Outcome.ERROR, reason=reason)
-    log.warning("not understood: %s", reason)
+    log.warning("not understood: %s", clean(reason))
     return Answer(result, build(switch, None, result, stage_ms=0, default=Next.DIAL))
 
 
@@ -91,7 +91,7 @@ async def handle_call(
             stage_ms,
             result.call_id or "-",
             clean(call.unique_id, 80),
-            clean(result.reason) or "-",
+            mask_numbers(result.reason) or "-",
         )
     values = build(call.switch, route, result, stage_ms=stage_ms, default=desk.default_on_failure)
     return Answer(result, values, route)

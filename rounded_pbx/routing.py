@@ -25,9 +25,10 @@ class Next(StrEnum):
 class Route:
     """A route of the configuration, every default filled in.
 
-    ``dids`` are exact numbers (E.164 where they can be), prefixes that end in ``*``, or nothing
-    for a route that a dialplan reaches by its name only. ``direction`` and ``custom_headers`` are
-    sent only where they are set: one published version of the API's reference lacks them.
+    ``dids`` are exact numbers, each as it is written and as E.164 if it can be, prefixes that end
+    in ``*``, or nothing for a route that a dialplan reaches by its name only. ``direction`` and
+    ``custom_headers`` are sent only where they are set: one published version of the API's
+    reference lacks them.
     """
 
     name: str
@@ -82,7 +83,7 @@ class RouteTable:
 
     def match(self, did: str) -> Route | None:
         """The route for ``did``, as E.164 where it can be, and as it came."""
-        forms = list(dict.fromkeys(number_forms(did, self._country)))
+        forms = number_forms(did, self._country)
         for form in forms:
             if form in self._exact:
                 return self._exact[form]
@@ -93,8 +94,8 @@ class RouteTable:
         return None
 
 
-def number_forms(did: str, country: str | None) -> Iterator[str]:
-    """A DID as E.164, if it can be, and as it came."""
+def number_forms(did: str, country: str | None) -> list[str]:
+    """A DID as E.164, if it can be, and as it is written."""
     with contextlib.suppress(BadNumber):
-        yield to_e164(did, country)
-    yield did
+        return list(dict.fromkeys([to_e164(did, country), did]))
+    return [did]

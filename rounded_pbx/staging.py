@@ -15,13 +15,18 @@ from .templates import CHANNEL, Filled, fill
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
-#: Middleboxes cut a SIP header line at 1024 bytes, its name included.
-LONGEST_HEADER_VALUE = 900
+#: Bytes of a SIP header line, its name included, that every middlebox lets through.
+LONGEST_HEADER = 1000
 
 
 def valid_uuid(text: object) -> str | None:
     """``text`` in lower case if it is a UUID, else None. Nothing else goes onto the wire."""
     return text.lower() if isinstance(text, str) and _UUID.fullmatch(text) else None
+
+
+def _header_value(name: str, text: str) -> str:
+    room = LONGEST_HEADER - len(f"{name}: ")
+    return clean(text).encode()[:room].decode(errors="ignore").rstrip()
 
 
 class Outcome(StrEnum):
@@ -79,16 +84,18 @@ class StagingRequest:
             BadNumber: a number is missing or impossible, and no policy replaces it.
         """
         from_number = caller_number(call.caller, policy, route.country)
+        did = call.did
         try:
-            to_number = route.to_number or to_e164(call.did, route.country)
+            did = to_e164(call.did, route.country)
         except BadNumber as error:
-            raise BadNumber(f"DID: {error}") from None
+            if route.to_number is None:
+                raise BadNumber(f"DID: {error}") from None
         values = {
             "account_code": call.account_code,
-            "caller.name": call.caller.name,
+            "caller.name": "" if call.caller.withheld else call.caller.name,
             "caller.number": from_number,
             "context": call.context,
-            "did": to_number,
+            "did": did,
             "rdnis": call.rdnis,
             "route": route.name,
             "switch": str(call.switch),
@@ -107,15 +114,15 @@ class StagingRequest:
         return cls(
             account=route.account,
             from_number=from_number,
-            to_number=to_number,
+            to_number=route.to_number or did,
             agent_id=route.agent_id,
             wait=call.wait or route.wait,
             direction=call.direction or route.direction,
             dynamic_variables=variables,
             custom_headers={
-                name: cut
-                for name, value in headers.items()
-                if (cut := clean(value, LONGEST_HEADER_VALUE))  # never an empty header
+                name: value
+                for name, text in headers.items()
+                if (value := _header_value(name, text))  # never an empty header
             },
         )
 

@@ -6,18 +6,17 @@ country, too) as false, and lets the second of two equal keys win in silence.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pydantic
 import yaml
 
 from .errors import ConfigError, Problem
 
 Loc = tuple[str | int, ...]
+
+#: Values of a configuration, with what aliases repeat.
+MOST_NODES = 100_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,7 +28,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|)$"), ["~", "n", ""])
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false)$"), ["t", "f"])
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]*)$"), list("-0123456789")
+    "tag:yaml.org,2002:int", re.compile(r"-?(?:0|[1-9][0-9]{0,17})$"), list("-0123456789")
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]+$"), list("-0123456789")
@@ -55,16 +54,17 @@ class YamlFile:
         try:
             loader = _Loader(text)
             self._root = loader.get_single_node()
-            faults = self._faults(self._root, (), set()) if self._root else []
-            self.data = loader.construct_document(self._root) if self._root else None
-        except (yaml.MarkedYAMLError, ValueError) as error:
+            faults = self._faults(loader, self._root) if self._root else []
+            self.data = loader.construct_document(self._root) if self._root and not faults else None
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            what = f"the character {chr(error.character)!r} cannot stand in YAML"
+            raise ConfigError([Problem(str(path), line, what)]) from None
+        except (yaml.MarkedYAMLError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
-            what = getattr(error, "problem", None) or str(error)
-            line = mark.line + 1 if mark else 1
+            what = getattr(error, "problem", None) or "nested too deeply"
+            line = (mark.line if mark else loader.line) + 1
             raise ConfigError([Problem(str(path), line, f"is no YAML: {what}")]) from None
-        except yaml.YAMLError as error:
-            text = " ".join(str(error).split())
-            raise ConfigError([self.problem((), f"is no YAML: {text}")]) from None
         if faults:
             raise ConfigError(faults)
 
@@ -93,62 +93,43 @@ class YamlFile:
             node = found
         return int(line)
 
-    def _faults(self, node: yaml.Node, above: tuple[int, ...], seen: set[int]) -> list[Problem]:
-        """Repeated keys, and aliases that lead back to themselves."""
-        line = node.start_mark.line + 1
-        if id(node) in above:
-            return [Problem(str(self.path), line, "refers to itself through an alias")]
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-            return []
-        seen.add(id(node))
-        above = (*above, id(node))
-        problems: list[Problem] = []
-        first: dict[str, int] = {}
-        for item in node.value:
-            if isinstance(item, tuple):
-                key, item = item
-                name, line = str(key.value), key.start_mark.line + 1
-                if name in first and name != "<<":
-                    text = f"{name}: stands here again; it already stands in line {first[name]}"
-                    problems.append(Problem(str(self.path), line, text))
-                first.setdefault(name, line)
-            problems += self._faults(item, above, seen)
-        return problems
+    def _faults(self, loader: _Loader, root: yaml.Node) -> list[Problem]:
+        """Repeated keys, explicit types, and aliases that lead to themselves or to too much."""
+        faults: list[Problem] = []
+        sizes: dict[int, int] = {}
 
+        def fault(node: yaml.Node, text: str) -> None:
+            faults.append(Problem(str(self.path), node.start_mark.line + 1, text))
 
-def explain(model: type[pydantic.BaseModel], error: Any) -> tuple[Loc, str]:
-    """A pydantic error as a place and a sentence in our words."""
-    loc: Loc = tuple(step for step in error["loc"] if step != "[key]")
-    kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
-    name = ".".join(str(step) for step in loc)
-    if kind == "missing":
-        return loc, f"{name} is missing"
-    if kind == "extra_forbidden":
-        known = _known_keys(model, loc[:-1])
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "expected one of " + ", ".join(known)
-        return loc, f"{name} is not known; {hint}"
-    if kind == "enum":
-        return loc, f"{name}: {value!r} is not one of {context['expected']}"
-    if kind in ("value_error", "assertion_error"):
-        return loc, f"{name}: {context['error']}" if name else str(context["error"])
-    shown = "" if loc[:1] == ("accounts",) else f"{value!r}: "  # where a key could stand
-    return loc, f"{name}: {shown}{error['msg'][0].lower()}{error['msg'][1:]}"
+        def walk(node: yaml.Node, above: tuple[int, ...]) -> int:
+            """How many nodes there are in and below this one, aliases followed."""
+            if id(node) in above:
+                fault(node, "refers to itself through an alias")
+                return 1
+            if id(node) in sizes:
+                return sizes[id(node)]
+            size = 1
+            if isinstance(node, yaml.ScalarNode):
+                plain = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+                if node.tag not in ("tag:yaml.org,2002:str", plain):
+                    fault(node, f"has the type {node.tag}; expected a plain value or quotes")
+            elif node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+                fault(node, f"has the type {node.tag}; expected a plain map or list")
+            else:
+                first: dict[str, int] = {}
+                for item in node.value:
+                    if isinstance(item, tuple):
+                        key, item = item
+                        name, line = str(key.value), key.start_mark.line + 1
+                        if name in first and name != "<<":
+                            stands = f"it already stands in line {first[name]}"
+                            fault(key, f"{name}: stands here again; {stands}")
+                        first.setdefault(name, line)
+                    size += walk(item, (*above, id(node)))
+            sizes[id(node)] = size
+            if size > MOST_NODES and not faults:
+                fault(node, f"has more than {MOST_NODES} values, aliases followed")
+            return size
 
-
-def _known_keys(model: Any, loc: Loc) -> list[str]:
-    for step in loc:
-        if isinstance(step, int):
-            continue
-        field = getattr(model, "model_fields", {}).get(step)
-        annotation = field.annotation if field is not None else model
-        model = next((m for m in _models(annotation)), model)
-    return sorted(getattr(model, "model_fields", {}))
-
-
-def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
-    """The sections inside a type: of ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``."""
-    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _models(inner)
+        walk(root, ())
+        return faults

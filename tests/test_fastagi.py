@@ -14,7 +14,7 @@ from rounded_pbx.config import LOOPBACK
 from rounded_pbx.config_types import Address
 from rounded_pbx.handler import Desk
 from rounded_pbx.numbers import CallerPolicy
-from rounded_pbx.protocol.agi import LONGEST_ENVIRONMENT
+from rounded_pbx.protocol.agi import ENVIRONMENT_KEYS, LONGEST_ENVIRONMENT
 from rounded_pbx.routing import Next, Route, RouteTable
 from rounded_pbx.servers.fastagi import FastAgiApplication
 from rounded_pbx.servers.listener import Listener
@@ -64,8 +64,10 @@ class Server:
         return Asterisk(reader, writer)
 
     async def session(self, **fields: str | bytes) -> Asterisk:
+        """A session whose environment has been read and whose challenge has been answered."""
         asterisk = await self.connect()
         asterisk.write(environment(**fields))
+        await asterisk.meet_the_challenge()
         return asterisk
 
 
@@ -83,6 +85,12 @@ class Asterisk:
         line = await asyncio.wait_for(self.reader.readline(), 5)
         assert line.endswith(b"\n") or line == b"", line
         return line.decode()
+
+    async def meet_the_challenge(self) -> None:
+        command = await self.command()
+        word = re.fullmatch(r'GET FULL VARIABLE "([0-9a-f]{16})"\n', command)
+        assert word, command
+        self.write(f"200 result=1 ({word[1]})\n".encode())
 
     async def silent_for(self, seconds: float) -> bool:
         """Whether the server writes nothing: it must wait for a reply before the next command."""
@@ -105,6 +113,7 @@ class Asterisk:
 def environment(**fields: str | bytes) -> bytes:
     """An environment block; ``version``, ``callerid``, … replace what stands there."""
     values: dict[str, str | bytes] = {
+        **dict.fromkeys(ENVIRONMENT_KEYS, ""),
         "network": "yes",
         "network_script": SCRIPT,
         "channel": "PJSIP/carrier-00000000",
@@ -178,6 +187,7 @@ async def test_an_environment_in_single_bytes_is_as_good(server: Server) -> None
     for byte in environment():
         asterisk.write(bytes([byte]))
         await asyncio.sleep(0)
+    await asterisk.meet_the_challenge()
     assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"
 
 
@@ -227,7 +237,9 @@ async def test_without_a_did_the_call_is_a_bad_number(server: Server) -> None:
 async def test_what_is_not_understood_gets_an_answer(
     server: Server, script: str, reason: str
 ) -> None:
-    variables = await (await server.session(network_script=script)).variables()
+    asterisk = await server.connect()
+    asterisk.write(environment(network_script=script))
+    variables = await asterisk.variables()
     assert (variables["ROUNDED_STATUS"], variables["ROUNDED_REASON"]) == ("ERROR", reason)
     assert "ROUNDED_NEXT" not in variables  # what the dialplan has preset stands
     assert server.stager.requests == []
@@ -250,34 +262,52 @@ async def test_a_defect_of_ours_gets_an_answer(server: Server) -> None:
         b"+339\nagi_arg_1: route=evil",
         b"+339\nX-Evil",
         b"+339\nagi_threadid: 1",
+        b"+339\nagi_accountcode: vip",
     ],
 )
 async def test_forged_lines_are_refused_with_an_answer(server: Server, caller: bytes) -> None:
-    variables = await (await server.session(callerid=caller)).variables()
-    assert variables["ROUNDED_STATUS"] in ("ERROR", "STAGED")
-    assert all(r.to_number == "+33612345678" for r in server.stager.requests)
-    if b"arg" not in caller:
-        assert variables["ROUNDED_STATUS"] == "ERROR"
+    asterisk = await server.connect()
+    asterisk.write(environment(callerid=caller))
+    assert (await asterisk.variables())["ROUNDED_STATUS"] == "ERROR"
+    assert server.stager.requests == []
 
 
-async def test_an_environment_that_a_caller_ends_early_stages_nothing_of_theirs(
-    server: Server,
+FORGED_END = b"1\n" + b"".join(
+    b"agi_%s: x\n" % name.encode()
+    for name in ENVIRONMENT_KEYS[ENVIRONMENT_KEYS.index("callerid") + 1 :]
+)
+
+
+@pytest.mark.parametrize("script", ["stage", SCRIPT])
+@pytest.mark.parametrize(
+    "more", [b"\n", b"agi_arg_1: did=+33612345678\n\n200 result=1 (x)\n", b"\n520-", b"\nHANGUP\n"]
+)
+async def test_an_environment_that_a_caller_ends_early_stages_nothing(
+    server: Server, script: str, more: bytes
 ) -> None:
-    """Without a query, the arguments are checked to be Asterisk's own before anything is staged."""
-    forged = b"1\nagi_threadid: 1\nagi_arg_1: did=+33612345678\nagi_arg_2: route=evil\n"
-    asterisk = await server.session(network_script="stage", callerid=forged)
-    assert await asterisk.command() == "NOOP\n"
-    asterisk.write(b"200 result=0\n")
+    """What Asterisk writes after it stands before the reply to the challenge."""
+    asterisk = await server.connect()
+    asterisk.write(environment(network_script=script, callerid=FORGED_END + more))
+    command = await asterisk.command()
+    if command.startswith("EXEC"):  # both kinds of arguments: refused before the challenge
+        assert 'ROUNDED_STATUS=\\"ERROR\\"' in command
+    elif command:
+        asterisk.write(f"200 result=1 ({command.split(chr(34))[1]})\n".encode())
+        assert await asterisk.command() == ""
+    assert server.stager.requests == []
+
+
+async def test_a_challenge_that_is_not_met_ends_the_session(server: Server) -> None:
+    asterisk = await server.connect()
+    asterisk.write(environment())
+    await asterisk.command()
+    asterisk.write(b"200 result=1 (0123456789abcdef)\n")
     assert await asterisk.command() == ""
     assert server.stager.requests == []
 
 
 async def test_arguments_after_a_comma_work(server: Server) -> None:
-    block = environment(network_script="stage")[:-1] + b"agi_arg_1: did=+33612345678\n\n"
-    asterisk = await server.connect()
-    asterisk.write(block)
-    assert await asterisk.command() == "NOOP\n"
-    asterisk.write(b"200 result=0\n")
+    asterisk = await server.session(network_script="stage", arg_1="did=+33612345678")
     assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"
 
 
@@ -343,10 +373,9 @@ async def test_a_refused_command_ends_the_session_and_nothing_else(
 
 async def test_a_caller_who_is_gone_before_the_work_begins_costs_nothing(server: Server) -> None:
     asterisk = await server.connect()
-    block = environment(network_script="stage")[:-1] + b"agi_arg_1: did=+33612345678\n\n"
-    asterisk.write(block)
-    assert await asterisk.command() == "NOOP\n"
-    asterisk.write(b"HANGUP\n200 result=0\n")
+    asterisk.write(environment())
+    word = (await asterisk.command()).split('"')[1]
+    asterisk.write(f"HANGUP\n200 result=1 ({word})\n".encode())
     assert await asterisk.command() == ""
     assert server.stager.requests == []
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-#: Where ``scripts/install-asterisk`` unpacks: ``asterisk-22/asterisk``.
+#: Where ``scripts/unpack`` unpacks: ``asterisk-22/asterisk``.
 CACHE = "ROUNDED_PBX_CACHE"
 
 # What a call needs, and nothing that looks for a database, a sound card or a neighbour.
@@ -83,6 +83,12 @@ class PrivateAsterisk:
     def log(self) -> Path:
         """The log file that logger.conf names: messages."""
         return self.directory / "log" / "messages"
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+        assert self._process is not None  # noqa: S101 - only asked of one that was started
+        return self._process.pid
 
     def start(self, limit: float = 60.0) -> None:
         """Start it and wait until it has booted.

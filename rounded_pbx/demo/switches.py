@@ -12,6 +12,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from ..config_types import Address
+from ..protocol.agi import ENVIRONMENT_KEYS
 from .asterisk import PrivateAsterisk
 from .sip import Callee, Caller, SipMessage
 from .stage import HEADER, Stage
@@ -191,6 +192,7 @@ class _SimulatedSwitch:
         query = f"did={did}&from={number}&pres=allowed&name={quote(name)}"
         self._stage.say("switch", f"AGI(agi://{self._fastagi}/stage?{query})")
         environment = {
+            **dict.fromkeys(ENVIRONMENT_KEYS, ""),
             "network": "yes",
             "network_script": f"stage?{query}",
             "channel": "SIMULATED/1",
@@ -198,7 +200,6 @@ class _SimulatedSwitch:
             "version": "22.0.0",
             "callerid": number,
             "calleridname": name,
-            "threadid": "1",
         }
         reader, writer = await asyncio.open_connection(self._fastagi.host, self._fastagi.port)
         lines = "".join(f"agi_{key}: {value}\n" for key, value in environment.items())
@@ -207,7 +208,8 @@ class _SimulatedSwitch:
         while line := (await reader.readline()).decode():
             unquoted = line.replace('\\"', '"')
             variables |= dict(re.findall(r'(ROUNDED_[A-Z_]+)="?(.*?)"(?=[,"\n])', unquoted))
-            writer.write(b"200 result=0\n")
+            asked = re.match('GET FULL VARIABLE "(.*)"', line)
+            writer.write(f"200 result=1 ({asked[1] if asked else ''})\n".encode())
         writer.close()
         await writer.wait_closed()
         return variables

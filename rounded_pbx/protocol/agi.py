@@ -2,9 +2,15 @@
 
 A session is an environment block, then commands and replies in turns. Asterisk writes the
 environment line by line and copies what a SIP peer put into names and numbers as it decoded it,
-line feeds included, so a caller can add lines to it and even end it early. What Asterisk wrote
-before any such field is the script line (``agi_network_script``), and that is where arguments
-belong. Everything else here follows res_agi.c of Asterisk 16 to 22.
+line feeds included, so a caller can add lines to it and even end it early. Hence:
+
+- the keys must come in Asterisk's order, each once and all of them;
+- what decides comes from the arguments. In the script's query they stand before anything that a
+  caller can fill; after a comma they stand behind it, and numbered;
+- before anything is done, ``challenge`` asks for a word that nobody can foresee. The lines that an
+  early end has cut off stand before its reply, and a line that nobody asked for ends the session.
+
+Everything else here follows res_agi.c of Asterisk 16 to 22.
 """
 
 from __future__ import annotations
@@ -13,16 +19,32 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
-from ..call import CallContext, CallerId, Direction, Switch, Wait
+from ..call import (
+    HEADER_NAME,
+    VARIABLE_NAME,
+    CallContext,
+    CallerId,
+    Direction,
+    Switch,
+    Wait,
+)
 from ..errors import ProtocolError
 
 #: What we read of an environment. Asterisk's own is about 700 bytes plus names and arguments.
 LONGEST_ENVIRONMENT = 32 * 1024
-#: What we read of a reply: a channel variable of 8 KB, percent-encoded.
-LONGEST_REPLY = 32 * 1024
+#: Lines of a usage text that we read: Asterisk's longest has ten.
+LONGEST_USAGE = 40
+
+#: In the order of setup_env(), res_agi.c. Without a path in the URL there is no agi_network_script.
+ENVIRONMENT_KEYS = (
+    *("network", "network_script", "request", "channel", "language", "type", "uniqueid"),
+    *("version", "callerid", "calleridname", "callingpres", "callingani2", "callington"),
+    *("callingtns", "dnid", "rdnis", "context", "extension", "priority", "enhanced"),
+    *("accountcode", "threadid"),
+)
+_OPTIONAL = {"network", "network_script"}
 
 _ENVIRONMENT_LINE = re.compile(rb"(agi_[a-z0-9_]{1,40}): ?(.*)", re.DOTALL)
 _REPLY = re.compile(r"([0-9]{3})(?: (.*))?", re.DOTALL)
@@ -32,9 +54,6 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # MSet splits at commas and reads quotes, backslashes, brackets and parentheses; the values of the
 # contract are of these characters, and quotes around them keep commas in.
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9 .:/_+,@*#-]*")
-
-
-Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def _decode(raw: bytes) -> str:
@@ -53,13 +72,15 @@ class Environment:
 
     @classmethod
     def parse(cls, block: bytes) -> Environment:
-        """The block up to its blank line, which is left out.
+        """The block up to its blank line, which may be left out.
 
         Raises:
-            ProtocolError: a line is no ``agi_key: value``, a key stands twice (a caller can add
-                lines), or the block ends before the line that Asterisk always writes.
+            ProtocolError: a line is no ``agi_key: value``, or the keys are not Asterisk's in
+                Asterisk's order. A key that Asterisk may get some day is let pass.
         """
         values: dict[str, str] = {}
+        due = list(ENVIRONMENT_KEYS)
+        arguments = 0
         for line in block.rstrip(b"\n").split(b"\n"):
             match = _ENVIRONMENT_LINE.fullmatch(line)
             if match is None:
@@ -68,8 +89,18 @@ class Environment:
             if key in values:
                 raise ProtocolError(f"AGI environment: {key} stands twice")
             values[key] = _decode(match[2])
-        if "agi_threadid" not in values:
-            raise ProtocolError("AGI environment: it ends before agi_threadid")
+            name = key.removeprefix("agi_")
+            if name.startswith("arg_"):
+                arguments += 1
+                if due or name != f"arg_{arguments}":
+                    raise ProtocolError(f"AGI environment: {key} is out of its place")
+            elif name in ENVIRONMENT_KEYS:
+                while due and due[0] != name and due[0] in _OPTIONAL:
+                    del due[0]
+                if not due or due.pop(0) != name:
+                    raise ProtocolError(f"AGI environment: {key} is out of its place")
+        if due:
+            raise ProtocolError(f"AGI environment: it ends before agi_{due[0]}")
         return cls(values)
 
     def __getitem__(self, key: str) -> str:
@@ -97,30 +128,22 @@ class Environment:
         return 8191 if major and int(major[0]) >= 21 else 2047
 
 
-class _Keys(StrEnum):
-    DID = "did"
-    FROM = "from"
-    NAME = "name"
-    PRES = "pres"
-    CONTEXT = "context"
-    ROUTE = "route"
-    DIRECTION = "direction"
-    WAIT = "wait"
+_KEYS = frozenset(["did", "from", "name", "pres", "context", "route"])
+_CHOICES: Mapping[str, type[StrEnum]] = {"direction": Direction, "wait": Wait}
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """The ``key=value`` arguments of a session, percent-decoded.
 
-    ``trusted`` says that they came in the script's query, which no caller can write; ``unknown``
-    lists the keys that mean nothing to us, for the log.
+    A dialplan that passes what a caller can write must FILTER or URIENCODE it, or a comma or an
+    ampersand in it begins another argument. ``ignored`` is what means nothing to us, for the log.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    unknown: tuple[str, ...] = ()
-    trusted: bool = True
+    ignored: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, environment: Environment) -> Arguments:
@@ -138,22 +161,24 @@ class Arguments:
         values: dict[str, str] = {}
         variables: dict[str, str] = {}
         headers: dict[str, str] = {}
-        unknown: list[str] = []
+        ignored: dict[str, str] = {}
         for argument in filter(None, listed):
             key, _, raw = argument.partition("=")
             kind, _, name = key.partition(".")
-            if kind == "var" and name:
+            value = _decode(unquote_to_bytes(raw.encode()))
+            target = ignored
+            if kind == "var" and VARIABLE_NAME.fullmatch(name):
                 target, key = variables, name
-            elif kind == "header" and name:
+            elif kind == "header" and HEADER_NAME.fullmatch(name):
                 target, key = headers, name
-            else:
+            elif key in _CHOICES:
+                target = values if value in set(_CHOICES[key]) else ignored
+            elif key in _KEYS:
                 target = values
-                if key not in set(_Keys):
-                    unknown.append(key[:40])
             if key in target:
                 raise ProtocolError(f"the AGI argument {key[:40]!r} stands twice")
-            target[key] = _decode(unquote_to_bytes(raw.encode("utf-8", "surrogateescape")))
-        return cls(values, variables, headers, tuple(unknown), trusted=bool(environment.query))
+            target[key] = value
+        return cls(values, variables, headers, tuple(f"{k}={v}" for k, v in ignored.items()))
 
 
 def to_call(environment: Environment, arguments: Arguments) -> CallContext:
@@ -164,27 +189,23 @@ def to_call(environment: Environment, arguments: Arguments) -> CallContext:
     given = arguments.values
     return CallContext(
         switch=Switch.ASTERISK,
-        did=given.get(_Keys.DID, ""),
+        did=given.get("did", ""),
         caller=CallerId(
-            number=given.get(_Keys.FROM, environment["agi_callerid"]),
-            name=given.get(_Keys.NAME, environment["agi_calleridname"]),
-            withheld=is_withheld(given.get(_Keys.PRES, environment["agi_callingpres"])),
+            number=given.get("from", environment["agi_callerid"]),
+            name=given.get("name", environment["agi_calleridname"]),
+            withheld=is_withheld(given.get("pres", environment["agi_callingpres"])),
         ),
         rdnis=environment["agi_rdnis"],
         unique_id=environment["agi_uniqueid"],
         channel=environment["agi_channel"],
-        context=given.get(_Keys.CONTEXT, environment["agi_context"]),
+        context=given.get("context", environment["agi_context"]),
         account_code=environment["agi_accountcode"],
-        route=given.get(_Keys.ROUTE) or None,
-        direction=_one_of(Direction, given.get(_Keys.DIRECTION)),
-        wait=_one_of(Wait, given.get(_Keys.WAIT)),
+        route=given.get("route"),
+        direction=Direction(given["direction"]) if "direction" in given else None,
+        wait=Wait(given["wait"]) if "wait" in given else None,
         dynamic_variables=arguments.variables,
         custom_headers=arguments.headers,
     )
-
-
-def _one_of(choices: type[Choice], value: str | None) -> Choice | None:
-    return choices(value) if value in set(choices) else None
 
 
 def is_withheld(presentation: str) -> bool:
@@ -219,7 +240,7 @@ class ReplyParser:
     """Lines to replies. A 520 has three lines or more; a 100 announces another reply."""
 
     def __init__(self) -> None:
-        self._in_usage = False
+        self._usage = 0
 
     def receive(self, line: bytes) -> Reply | HangupNotice | None:
         """What a line (with or without its line feed) completes; None if more must come.
@@ -228,15 +249,19 @@ class ReplyParser:
             ProtocolError: it is no line of a reply.
         """
         text = _decode(line.removesuffix(b"\n").removesuffix(b"\r"))
-        if self._in_usage:
+        if self._usage:
             if text.startswith("520 "):
-                self._in_usage = False
+                self._usage = 0
                 return Reply(520)
+            self._usage += 1
+            # A caller who ends the environment early could hide the rest of it as a usage text.
+            if self._usage > LONGEST_USAGE or text.startswith("agi_"):
+                raise ProtocolError("AGI: a usage text that is none")
             return None
         if text == "HANGUP":
             return HangupNotice()
         if text.startswith("520-"):
-            self._in_usage = True
+            self._usage = 1
             return None
         match = _REPLY.fullmatch(text)
         if match is None:
@@ -269,6 +294,11 @@ def command(longest: int, *words: str) -> bytes:
     if len(line) > longest:
         raise ProtocolError(f"AGI: a command of {len(line)} bytes; Asterisk reads {longest}")
     return line
+
+
+def challenge(longest: int, word: str) -> bytes:
+    """Asks Asterisk to say ``word``, which has nothing in it to be expanded."""
+    return command(longest, "GET FULL VARIABLE", quote(word))
 
 
 def get_variable(longest: int, name: str) -> bytes:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from panoramisk.fast_agi import Application, Request
 
-from ..call import CallContext, Switch
+from ..call import CallContext, Switch, clean
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import Answer, Desk, handle_call, not_understood
 from ..protocol import agi
@@ -71,6 +72,18 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             raise Hangup("the switch closed the session") from error
         finally:
             self._reply = None
+
+    async def challenge(self) -> None:
+        """Make sure that the environment ended where Asterisk ended it (see ``protocol.agi``).
+
+        Raises:
+            Hangup: the switch closed the session.
+            ProtocolError: there were more lines, as there are when a caller has added some.
+        """
+        word = secrets.token_hex(8)
+        reply = await self.send_command(agi.challenge(self.environment.longest_command, word))
+        if reply.value != word:
+            raise ProtocolError("AGI: lines stand before the reply; the environment is forged")
 
     async def get_variables(self, names: Sequence[str]) -> dict[str, str]:
         """The values of channel variables; what cannot be read is left out."""
@@ -126,9 +139,9 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
                 if isinstance(event, agi.HangupNotice):
                     self._left = Hangup("the caller left")
                     self._cancel_work()
+                elif self._reply is None or self._reply.done():
+                    raise ProtocolError("AGI: a line that nobody asked for")
                 elif event is not None:
-                    if self._reply is None or self._reply.done():
-                        raise ProtocolError("AGI: a line that nobody asked for")
                     self._reply.set_result(event)
             self._end(Hangup("the switch closed the session"))
         except (OSError, ValueError) as error:  # ValueError: a line beyond the limit
@@ -208,12 +221,9 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             arguments = agi.Arguments.parse(environment)
         except ProtocolError as error:
             return not_understood(Switch.ASTERISK, str(error))
-        if arguments.unknown:
-            log.warning("AGI arguments that mean nothing: %s", ", ".join(arguments.unknown))
-        if not arguments.trusted:
-            # A caller can end the environment early and forge arguments. The lines that Asterisk
-            # meant to be part of it then stand before this command's reply, and end the session.
-            await session.send_command(agi.command(environment.longest_command, "NOOP"))
+        if arguments.ignored:
+            log.warning("AGI arguments that mean nothing: %s", clean(", ".join(arguments.ignored)))
+        await session.challenge()
         call = agi.to_call(environment, arguments)
         return await session.unless_left(action(session, call, accepted, deadline))
 

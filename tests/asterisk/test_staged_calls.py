@@ -44,7 +44,7 @@ def test_the_caller_hears_ringing_while_the_call_is_staged(lab: Lab, served: Dae
 @pytest.mark.chan_sip
 def test_the_id_has_a_column_of_its_own_in_the_cdr(lab: Lab, served: Daemon) -> None:
     lab.call()
-    row = ["+33145678901", "+33612345678", "ANSWERED", lab.api.ids()[0]]
+    row = f"+33145678901,+33612345678,ANSWERED,{lab.api.ids()[0]}"
     wait_until(lambda: row in lab.asterisk.cdr(), "the CDR to be written")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,7 +23,7 @@ REFUSALS = (
 
 
 @pytest.fixture
-def refusing(lab: Lab, request: pytest.FixtureRequest) -> Lab:
+def refusing(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab with a trunk that does what the test names."""
     end(lab.trunk.process)
     status: str = request.param

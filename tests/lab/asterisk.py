@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
 import time
@@ -125,15 +124,15 @@ class Asterisk(PrivateAsterisk):
         found = re.search(r"(\d+) active channel", self.cli("core show channels count"))
         return int(found[1]) if found else -1
 
-    def cdr(self) -> list[list[str]]:
+    def cdr(self) -> list[str]:
+        """The lines of the CDR file."""
         file = self.directory / "log" / "cdr-custom" / "rounded.csv"
-        with file.open(newline="", errors="replace") as rows:
-            return list(csv.reader(rows))
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
 
 
 def unpacked(version: int) -> Path:
     found = CACHE / f"asterisk-{version}" / "asterisk"
-    assert found.exists(), f"{found} is missing: scripts/install-asterisk {version} unpacks it"
+    assert found.exists(), f"{found} is missing: scripts/unpack asterisk-{version}"
     return found
 
 

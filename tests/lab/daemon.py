@@ -91,7 +91,7 @@ def sandbox(key: str = "sandbox") -> Iterator[SandboxThread]:
         )
         async with serving(emulated, Address("127.0.0.1", 0)) as url:
             started.append(SandboxThread(url, emulated, asyncio.get_running_loop(), answered))
-            while not stop.is_set():  # noqa: ASYNC110 - set from another thread
+            while not stop.is_set():
                 await asyncio.sleep(0.05)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)

@@ -1,0 +1,287 @@
+"""From INVITE in to INVITE out on a real Asterisk, with and without staging.
+
+``python -m benchmarks.latency [--calls N] [--rate R] [--output FOLDER]``
+
+Beside the bare dialplan and rounded_pbx stand the ways that people build themselves: the dialplan's
+own CURL() and an AGI script for each call. The API stages at once, over HTTPS, at 0 and at 40 ms of
+round trip. All of it in one run, the ways in turns, so that a noisy machine is noisy for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rounded_pbx import netns
+from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk, find
+
+from .parts.calls import CALLER, TRUNK, place
+from .parts.measure import Row, cpu_seconds
+
+ROOT = Path(__file__).parents[1]
+ROUND_TRIPS = (0, 40)
+BARE = "no staging"
+OURS, OURS_POLL = "rounded_pbx, wait: none", "rounded_pbx, wait: poll"
+CURL, SCRIPT = "dialplan CURL()", "AGI script a call"
+TURNS = 4
+
+AGI_SCRIPT = """#!{python}
+import json, ssl, sys, urllib.request
+while sys.stdin.readline().strip():
+    pass
+body = {{"from_number": "+33145678901", "to_number": "+33612345678",
+        "agent_id": "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"}}
+request = urllib.request.Request(sys.argv[1] + "/v1/calls/stage", json.dumps(body).encode(),
+    {{"X-Api-Key": "k", "Content-Type": "application/json"}})
+context = ssl.create_default_context(cafile=sys.argv[2])
+answer = json.load(urllib.request.urlopen(request, context=context))
+print('SET VARIABLE ROUNDED_CALL_ID "%s"' % answer["data"]["call_id"], flush=True)
+sys.stdin.readline()
+"""
+
+EXTENSIONS = """[from-trunk]
+exten => bare,1,Dial(PJSIP/+33612345678@rounded,15)
+exten => none,1,Gosub(rounded,+33612345678,1)
+exten => poll,1,Gosub(rounded,+33612345679,1)
+exten => _curl-X!,1,Ringing()
+ same => n,Set(CURLOPT(ssl_verifypeer)=0)
+ same => n,Set(CURLOPT(httpheader)=X-Api-Key: k)
+ same => n,Set(CURLOPT(httpheader)=Content-Type: application/json)
+ same => n,Set(body={{"from_number":"+33145678901","to_number":"+33612345678"}})
+ same => n,Set(answer=${{CURL(${{API${{EXTEN:5}}}}/v1/calls/stage,${{body}})}})
+ same => n,Set(id=${{JSON_DECODE(answer,data.call_id)}})
+ same => n,Dial(PJSIP/+33612345678@rounded,15,b(rounded-header^s^1(${{id}})))
+exten => _script-X!,1,Ringing()
+ same => n,AGI({script},${{API${{EXTEN:7}}}},{authority})
+ same => n,Dial(PJSIP/+33612345678@rounded,15,b(rounded-header^s^1(${{ROUNDED_CALL_ID}})))
+[globals]
+API0={api0}
+API40={api40}
+#include extensions_rounded.conf
+"""
+
+PJSIP = f"""[transport-udp]
+type=transport
+protocol=udp
+bind=127.0.0.1:5060
+[carrier]
+type=endpoint
+context=from-trunk
+disallow=all
+allow=alaw
+[carrier]
+type=identify
+endpoint=carrier
+match={CALLER}
+#include pjsip_rounded.conf
+"""
+
+CONFIG = """accounts: {{default: {{key_env: ROUNDED_API_KEY}}}}
+api: {{base_url: "{api}", ca_file: "{authority}", warm: 16}}
+numbers: {{country: FR}}
+routes:
+  - {{name: none, did: "+33612345678", agent_id: {agent}, wait: none}}
+  - {{name: poll, did: "+33612345679", agent_id: {agent}, wait: poll}}
+"""
+AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
+
+
+@contextlib.contextmanager
+def stub(folder: Path, round_trip: int) -> Iterator[str]:
+    """The API at a round trip's distance; its URL."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "benchmarks.parts.stub", str(folder), str(round_trip)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        while not (folder / "ports").exists() or not (folder / "ports").read_text():
+            time.sleep(0.05)
+        yield f"https://127.0.0.1:{(folder / 'ports').read_text().split()[0]}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, api: str, authority: Path) -> Iterator[int]:
+    """The daemon; its pid."""
+    file = folder / "config.yml"
+    file.write_text(CONFIG.format(api=api, authority=authority, agent=AGENT))
+    with (folder / "daemon.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rounded_pbx", "serve", "--config", str(file)],
+            env={**os.environ, "ROUNDED_API_KEY": "k"},
+            stderr=log,
+        )
+    try:
+        time.sleep(2.5)  # it opens its connections
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def switch(
+    folder: Path, apis: dict[int, str], authorities: Path, trunk_port: int
+) -> PrivateAsterisk:
+    binary = find()
+    if binary is None:
+        sys.exit("no Asterisk: scripts/unpack asterisk-22 unpacks one")
+    script = folder / "stage.py"
+    script.write_text(AGI_SCRIPT.format(python=sys.executable))
+    script.chmod(0o755)
+    examples = ROOT / "dialplan_examples/asterisk"
+    dialplan = (examples / "extensions_rounded.conf").read_text()
+    block = dialplan[dialplan.index("exten => +33612345678") : dialplan.index("[rounded-call]")]
+    second = block.replace("+33612345678", "+33612345679")
+    trunk = (
+        (examples / "pjsip_rounded.conf")
+        .read_text()
+        .replace("match=sip.example.net", f"match={TRUNK}")
+    )
+    return PrivateAsterisk(
+        binary,
+        folder / "asterisk",
+        {
+            "modules.conf": MODULES + "load=func_curl.so\nload=res_curl.so\nload=func_json.so\n",
+            "extensions.conf": EXTENSIONS.format(
+                script=script, authority=authorities, api0=apis[0], api40=apis[40]
+            ),
+            "extensions_rounded.conf": dialplan.replace(block, block + second),
+            "pjsip.conf": PJSIP,
+            "pjsip_rounded.conf": trunk.replace("sip.example.net:5060", f"{TRUNK}:{trunk_port}"),
+            "logger.conf": "[general]\n[logfiles]\nmessages => error\n",
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--calls", type=int, default=200, help="calls of each way")
+    parser.add_argument("--rate", type=float, default=10.0, help="calls a second")
+    parser.add_argument("--output", type=Path, help="a folder for latency.json and latency.svg")
+    options = parser.parse_args()
+    netns.enter()
+    console = Console()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        rows = run(Path(name), stack, options.calls, options.rate, console)
+    show(rows, console, options.rate)
+    if options.output:
+        write(rows, options.output, options.rate)
+
+
+def run(
+    folder: Path, stack: contextlib.ExitStack, calls: int, rate: float, console: Console
+) -> list[Row]:
+    apis = {rtt: stack.enter_context(stub(folder / f"api{rtt}", rtt)) for rtt in ROUND_TRIPS}
+    authorities = folder / "authorities.pem"
+    authorities.write_text(
+        "".join((folder / f"api{rtt}/ca.pem").read_text() for rtt in ROUND_TRIPS)
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((TRUNK, 0))
+        trunk_port = probe.getsockname()[1]
+    asterisk = stack.enter_context(switch(folder, apis, authorities, trunk_port))
+    rows: list[Row] = []
+    for rtt in ROUND_TRIPS:
+        with daemon(folder, apis[rtt], authorities) as pid:
+            ways = {
+                BARE: "bare",
+                OURS: "none",
+                OURS_POLL: "poll",
+                CURL: f"curl-{rtt}",
+                SCRIPT: f"script-{rtt}",
+            }
+            latencies: dict[str, list[float]] = defaultdict(list)
+            with_id: dict[str, int] = defaultdict(int)
+            cpu: dict[str, float] = defaultdict(float)
+            per_turn = -(-calls // TURNS)
+            for turn in range(TURNS):
+                for way, did in ways.items():
+                    console.print(f"[dim]{rtt} ms, turn {turn + 1} of {TURNS}: {way}[/]")
+                    before = cpu_seconds(pid) + cpu_seconds(asterisk.pid, children=True)
+                    first = 1_000_000 * (1 + len(rows)) + 10_000 * turn
+                    first += 1000 * list(ways).index(way)
+                    found, carried = asyncio.run(place(did, per_turn, rate, trunk_port, first))
+                    after = cpu_seconds(pid) + cpu_seconds(asterisk.pid, children=True)
+                    latencies[way] += found
+                    with_id[way] += carried
+                    cpu[way] += after - before
+        calls_made = per_turn * TURNS
+        rows += [
+            Row(w, rtt, latencies[w], calls_made, with_id[w], cpu[w] / calls_made * 1000)
+            for w in ways
+        ]
+    return rows
+
+
+def show(rows: list[Row], console: Console, rate: float) -> None:
+    table = Table(title=f"INVITE in to INVITE out, {rate:g} calls a second", box=None)
+    for column in (
+        "round trip",
+        "way",
+        "p50 ms",
+        "p99 ms",
+        "over bare + 1 trip",
+        "CPU ms/call",
+        "ids",
+    ):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    for row in rows:
+        bare = next(r for r in rows if r.way == BARE and r.round_trip == row.round_trip)
+        over = ""
+        if row is not bare:
+            extra = (row.p50 - bare.p50 - row.round_trip, row.p99 - bare.p99 - row.round_trip)
+            over = f"{extra[0]:+.1f} / {extra[1]:+.1f}"
+        table.add_row(
+            f"{row.round_trip} ms", row.way, f"{row.p50:.1f}", f"{row.p99:.1f}", over,
+            f"{row.cpu_ms:.1f}", f"{row.with_id}/{row.calls}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def write(rows: list[Row], folder: Path, rate: float) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [
+        {"way": r.way, "round_trip_ms": r.round_trip, "p50_ms": round(r.p50, 1),
+         "p99_ms": round(r.p99, 1), "cpu_ms_a_call": round(r.cpu_ms, 1), "calls": r.calls}
+        for r in rows
+    ]  # fmt: skip
+    (folder / "latency.json").write_text(
+        json.dumps({"calls_a_second": rate, "rows": data}, indent=1)
+    )
+    figure, axes = pyplot.subplots(1, len(ROUND_TRIPS), figsize=(10, 3.6), sharey=True)
+    for axis, rtt in zip(axes, ROUND_TRIPS, strict=True):
+        ours = [row for row in rows if row.round_trip == rtt]
+        axis.boxplot([row.latencies for row in ours], whis=(1, 99), showfliers=False, vert=False)
+        axis.set_yticks(range(1, len(ours) + 1), [row.way for row in ours])
+        axis.invert_yaxis()
+        axis.set_title(f"API {rtt} ms away, HTTPS")
+        axis.set_xlabel(
+            "ms from INVITE in to INVITE out (box: quartiles; whiskers: p1, p99)", size=8
+        )
+        axis.set_xlim(left=0)
+    figure.tight_layout()
+    figure.savefig(folder / "latency.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""An API that stages at once, and a round trip put in front of it.
+
+``python -m benchmarks.parts.stub DIRECTORY RTT_MS`` listens with TLS on a free port, writes that
+port and its certificate into DIRECTORY, and lets every byte take half a round trip each way; a new
+connection waits a whole one, as TCP's handshake would. It does as little as it can, so that what is
+measured is whoever calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import sys
+import uuid
+from pathlib import Path
+from typing import cast
+
+import trustme
+
+
+class Stub(asyncio.Protocol):
+    """HTTP/1.1, keep-alive: POST stages, GET says staged."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.buffer = b""
+        self.ready_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.loop = asyncio.get_running_loop()
+        # A handshake of TCP and one of TLS 1.3 have not been waited for: two round trips.
+        self.ready_at = self.loop.time() + 4 * self.delay
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            length = 0
+            if (at := head.find(b"content-length:")) >= 0:
+                length = int(head[at + 15 :].split(b"\r\n", 1)[0])
+            if len(self.buffer) < end + 4 + length:
+                return
+            self.buffer = self.buffer[end + 4 + length :]
+            answer = self.answer(head)
+            when = max(self.loop.time() + 2 * self.delay, self.ready_at + 2 * self.delay)
+            if self.delay:
+                self.loop.call_at(when, self.transport.write, answer)
+            else:
+                self.transport.write(answer)
+
+    def answer(self, head: bytes) -> bytes:
+        if head.startswith(b"post /v1/calls/stage"):
+            data: object = {"call_id": str(uuid.uuid4())}
+            status = "201 Created"
+        elif head.startswith(b"get /v1/calls/"):
+            data, status = {"id": head[14:50].decode(), "status": "staged"}, "200 OK"
+        else:
+            data, status = [], "200 OK"
+        body = json.dumps({"message": "ok", "data": data, "error": None}).encode()
+        return (
+            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+
+
+async def main(directory: Path, delay: float) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Stub(delay), "127.0.0.1", 0, ssl=context, backlog=4096
+    )
+    plain = await loop.create_server(lambda: Stub(delay), "127.0.0.1", 0, backlog=4096)
+    ports = [s.sockets[0].getsockname()[1] for s in (server, plain)]
+    (directory / "ports").write_text(" ".join(map(str, ports)))
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]) / 2000))

@@ -1,0 +1,141 @@
+"""What is wrong with a configuration, in our words and with its place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pydantic
+
+from .config_types import DID, as_text
+from .numbers import E164
+from .routing import number_forms
+from .yamlfile import Loc
+
+# What pydantic calls its findings, and what is to be said of them.
+_KINDS = {
+    "bool_parsing": "is not true or false",
+    "bool_type": "is not true or false",
+    "dict_type": "is not a map",
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "int_from_float": "is not a whole number",
+    "int_parsing": "is not a whole number",
+    "int_type": "is not a whole number",
+    "list_type": "is not a list",
+    "mapping_type": "is not a map",
+    "model_attributes_type": "is not a map",
+    "model_type": "is not a map",
+    "path_type": "is not a path",
+    "string_type": "is not text",
+    "tuple_type": "is not a list",
+}
+# Values are shown only where no key can stand in them, and never more than this.
+_KEYS_STAND_IN = "accounts"
+_LONGEST_VALUE = 60
+
+
+def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
+    """What one part of a configuration says of another, as far as its shape lets it be seen."""
+    if not isinstance(data, dict):
+        return
+    numbers, calls = _section(data, "numbers"), _section(data, "calls")
+    accounts = data.get("accounts")
+    routes = data.get("routes")
+    routes = routes if isinstance(routes, list) else []
+    names: dict[str, int] = {}
+    dids: dict[str, int] = {}
+    for index, route in enumerate(routes):
+        if not isinstance(route, dict):
+            continue
+        here: Loc = ("routes", index)
+        name = str(route.get("name"))
+        if "name" in route and names.setdefault(name, index) != index:
+            yield (*here, "name"), f"a second route is named {name}"
+        account = route.get("account", "default")
+        known = [str(each) for each in accounts] if isinstance(accounts, dict) else []
+        if (
+            isinstance(accounts, dict)
+            and isinstance(account, str | int)
+            and str(account) not in known
+        ):
+            yield (
+                (*here, "account"),
+                f"account {account} is not in accounts: {', '.join(known) or 'none'}",
+            )
+        on_failure = route.get("on_failure") or calls.get("default_on_failure")
+        if on_failure == "fallback" and not route.get("fallback"):
+            where = "on_failure" if route.get("on_failure") else "name"
+            text = "on_failure is fallback; expected a fallback for at least one switch"
+            yield (*here, where), text
+        country = route.get("country") or numbers.get("country")
+        for loc, did in _dids(here, route):
+            forms = number_forms(did, str(country) if country else None)
+            for form in forms:
+                if dids.setdefault(form, index) != index:
+                    other = routes[dids[form]].get("name")
+                    yield loc, f"{did} already leads to the route {other}"
+                    break
+            if not did.endswith("*") and not E164.fullmatch(forms[0]) and "to_number" not in route:
+                text = f"{did} is no number in E.164; expected a to_number beside it"
+                yield loc, text + ("" if country else ", or a country in numbers")
+
+
+def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = data.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _dids(here: Loc, route: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """The DIDs of a route that are some, and where they stand."""
+    given = route.get("did", [])
+    one = not isinstance(given, list)
+    for index, did in enumerate([given] if one else given):
+        text = as_text(did)
+        if isinstance(text, str) and DID.fullmatch(text):
+            yield ((*here, "did") if one else (*here, "did", index)), text
+
+
+def explain(model: type[pydantic.BaseModel], error: Any) -> tuple[Loc, str]:
+    """A pydantic error as a place and a sentence in our words."""
+    loc: Loc = tuple(step for step in error["loc"] if step != "[key]")
+    kind, context = error["type"], error.get("ctx", {})
+    name = ".".join(str(step) for step in loc) or "the file"
+    if kind == "missing":
+        return loc, f"{name} is missing"
+    if kind == "extra_forbidden":
+        known = _known_keys(model, loc[:-1])
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "expected one of " + ", ".join(known)
+        return loc, f"{name} is not known; {hint}"
+    if kind in ("value_error", "assertion_error"):
+        return loc, f"{name}: {context['error']}"
+    what = f"is not one of {context['expected']}" if kind == "enum" else _KINDS.get(kind)
+    shown = _shown(loc, error.get("input"))
+    return loc, f"{name}{shown} {what}" if what else f"{name}{shown}: {error['msg'].lower()}"
+
+
+def _shown(loc: Loc, value: object) -> str:
+    """A value for a message, where it can be no secret and is a plain one."""
+    if not loc or loc[0] == _KEYS_STAND_IN or not isinstance(value, str | int | float):
+        return ""
+    return ": " + repr(value)[:_LONGEST_VALUE]
+
+
+def _known_keys(model: Any, loc: Loc) -> list[str]:
+    for step in loc:
+        if isinstance(step, int):
+            continue
+        field = getattr(model, "model_fields", {}).get(step)
+        annotation = field.annotation if field is not None else model
+        model = next((m for m in _models(annotation)), model)
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+    """The sections inside a type: of ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models(inner)

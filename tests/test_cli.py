@@ -1,0 +1,251 @@
+"""The commands that send nothing: check and route."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rounded_pbx import __version__
+from rounded_pbx.cli import app, main
+
+AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
+KEY = "rk_live_5e17c0ffee"
+GOOD = f"""\
+accounts: {{default: {{key_env: API_KEY}}}}
+calls: {{wait: sync}}
+numbers: {{country: FR, withheld: +33000000000}}
+routes:
+  - name: support
+    did: +33612345678
+    agent_id: {AGENT}
+    direction: inbound
+    dynamic_variables: {{name: "{{caller.name}}", account: "{{channel.ACCOUNT}}", vip: true}}
+    custom_headers: {{X-Customer: "{{channel.CUSTOMER}}"}}
+    on_failure: fallback
+    fallback: {{asterisk: "from-internal,600,1", freeswitch: "600 XML default"}}
+  - name: by-name
+    agent_id: {AGENT}
+"""
+BAD = f"""\
+accounts: {{}}
+calls: {{deadline: 99}}
+frob: 1
+routes:
+  - name: a
+    agent_id: nope
+  - name: a
+    agent_id: {AGENT}
+    did: "[bold]"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config.yml"
+    path.write_text(GOOD)
+    monkeypatch.setenv("ROUNDED_PBX_CONFIG", str(path))
+    monkeypatch.setenv("API_KEY", KEY)
+    return path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def main_exits(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["rounded-pbx", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").output == f"rounded-pbx {__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands(flag: str) -> None:
+    output = run(flag).output
+    assert all(name in output for name in ("serve", "check", "route", "stage", "sandbox"))
+
+
+def test_check_of_a_good_file_lists_the_routes_and_no_key(config: Path) -> None:
+    result = run("check")
+    assert result.exit_code == 0
+    assert f"{config}: no mistakes\n" in result.output
+    assert "by name only" in result.output
+    assert KEY not in result.output
+
+
+def test_check_shows_where_each_route_leads_in_full(config: Path) -> None:
+    output = run("check").output
+    for shown in (AGENT, "+33612345678", "from-internal,600,1", "600 XML default"):
+        assert shown in output
+
+
+def test_check_tells_every_mistake_with_its_line_and_exits_with_2(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(BAD)
+    assert main_exits(monkeypatch, "check") == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    expected = [
+        ":2: calls.deadline: 99: input should be less than or equal to 30",
+        ":3: frob is not known; expected one of accounts, api, asterisk, calls, numbers, routes",
+        ":5: account default is not in accounts: none",
+        f":6: routes.0.agent_id: 'nope' is not a UUID, such as {AGENT}",
+        ":7: a second route is named a",
+        ":7: account default is not in accounts: none",
+        ":9: routes.1.did.0: '[bold]' is not a DID, such as +33612345678, +336* or *",
+    ]
+    lines = told.err.splitlines()
+    assert len(lines) == len(expected)
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(f"{config}{start}")
+
+
+def test_check_as_a_process_exits_with_2_and_no_traceback(config: Path) -> None:
+    command = [sys.executable, "-m", "rounded_pbx", "check", "-c", f"{config}.missing"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"{config}.missing:1: cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("directory", ["[bold]", "[red]x", "[/]", ":warning:"])
+def test_a_file_is_named_as_it_is_called_and_not_read_as_markup(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    directory: str,
+) -> None:
+    path = tmp_path / directory / "config.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text("accounts: {}\nfrob: 1\n")
+    assert main_exits(monkeypatch, "check", "--config", str(path)) == 2
+    assert capsys.readouterr().err.startswith(f"{path}:2: frob is not known")
+
+
+def test_check_tells_a_key_that_is_not_there(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("API_KEY")
+    assert main_exits(monkeypatch, "check") == 2
+    told = "accounts.default: the environment variable of key_env is not set"
+    assert capsys.readouterr().err == f"{config}:1: {told}\n"
+
+
+def test_a_file_on_the_command_line_wins_over_the_environment(config: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yml"
+    other.write_text(GOOD.replace("support", "elsewhere"))
+    assert "elsewhere" in run("route", "--did", "+33612345678", "--config", str(other)).output
+    assert "support" in run("route", "--did", "+33612345678").output
+
+
+ASKED = ["route", "--did", "0612345678", "--from", "0700000001", "--name", "Jean\r\nX"]
+REQUEST = {
+    "from_number": "+33700000001",
+    "to_number": "+33612345678",
+    "agent_id": AGENT,
+    "direction": "inbound",
+    "dynamic_variables_values": {"name": "Jean  X", "account": "a=1", "vip": True},
+    "custom_headers": {"X-Customer": "42"},
+}
+
+
+def test_route_as_json_shows_the_exact_request_and_needs_no_key(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("API_KEY")
+    channel = ["--channel", "ACCOUNT=a=1", "--channel", "CUSTOMER=42"]
+    result = run(*ASKED, *channel, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.output) == {
+        "route": "support",
+        "account": "default",
+        "request": REQUEST,
+        "problem": "",
+    }
+
+
+def test_route_shows_a_person_what_would_be_sent_and_where(config: Path) -> None:
+    result = run(*ASKED, "--channel", "ACCOUNT=a=1", "--channel", "CUSTOMER=42")
+    assert result.exit_code == 0
+    head, brace, body = result.output.partition("{\n")
+    assert json.loads(brace + body) == REQUEST
+    assert "support" in head
+    assert "POST https://api.callrounded.com/v1/calls/stage?sync=true" in head
+    assert "from-internal,600,1" in head
+
+
+def test_route_shows_a_person_the_fallback_in_the_switchs_own_notation(config: Path) -> None:
+    output = run(*ASKED).output
+    assert "from-internal,600,1" in output
+    assert "Switch." not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "problem"),
+    [
+        (["--did", "+33699999999"], None, "no route"),
+        (["--did", "+33612345678", "--route", "none"], None, "no route"),
+        (["--did", "600", "--route", "by-name"], "by-name", "DID: not a possible number in FR"),
+        (["--did", "", "--route", "by-name"], "by-name", "DID: not a phone number"),
+    ],
+)
+def test_route_tells_why_a_call_would_not_be_staged_and_exits_with_1(
+    config: Path, arguments: list[str], name: str | None, problem: str
+) -> None:
+    result = run("route", *arguments, "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.output)
+    assert (told["route"], told["request"], told["problem"]) == (name, None, problem)
+    result = run("route", *arguments)
+    assert result.exit_code == 1
+    assert problem in result.output
+
+
+def test_a_route_can_be_asked_for_by_its_name(config: Path) -> None:
+    result = run("route", "--did", "+33612345678", "--route", "by-name", "--json")
+    assert json.loads(result.output)["route"] == "by-name"
+
+
+def test_a_withheld_caller_is_shown_with_the_number_of_the_policy(config: Path) -> None:
+    result = run("route", "--did", "+33612345678", "--from", "anonymous", "--json")
+    assert json.loads(result.output)["request"]["from_number"] == "+33000000000"
+
+
+@pytest.mark.parametrize("did", ["[/]", "[bold]1", ":warning:"])
+def test_a_did_is_shown_as_it_was_given_and_not_read_as_markup(config: Path, did: str) -> None:
+    result = run("route", "--did", did)
+    assert result.exit_code == 1
+    assert f"no route for {did}:" in result.output
+
+
+@pytest.mark.parametrize("pair", ["ACCOUNT", "=1", ""])
+def test_a_channel_variable_without_a_name_or_a_value_is_a_usage_error(
+    config: Path, pair: str
+) -> None:
+    result = run("route", "--did", "+33612345678", "--channel", pair)
+    assert result.exit_code == 2
+    assert "NAME=VALUE" in result.output
+
+
+def test_route_needs_a_did(config: Path) -> None:
+    result = run("route")
+    assert result.exit_code == 2
+    assert "--did" in result.output
+
+
+def test_route_of_a_bad_file_tells_its_mistakes(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(BAD)
+    assert main_exits(monkeypatch, "route", "--did", "1") == 2
+    assert f"{config}:2: calls.deadline" in capsys.readouterr().err

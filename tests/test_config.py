@@ -1,0 +1,255 @@
+"""The configuration: what stands in the file, and every mistake with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rounded_pbx.call import Direction, Switch, Wait
+from rounded_pbx.config import Config, config_path, load
+from rounded_pbx.config_types import Address
+from rounded_pbx.errors import ConfigError
+from rounded_pbx.routing import Next, Route
+from rounded_pbx.templates import Template
+
+AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
+ACCOUNT = "accounts: {default: {key_env: API_KEY}}\n"
+ROUTE = f"{ACCOUNT}routes:\n  - name: support\n    agent_id: {AGENT}\n"  # the next line is 5
+AGENT_LINE = f"    agent_id: {AGENT}\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yml"
+
+
+def loaded(path: Path, text: str) -> Config:
+    path.write_text(text)
+    return load(path)
+
+
+def mistakes(path: Path, text: str) -> list[tuple[int, str]]:
+    """The line and the text of each mistake; all of them name the file."""
+    with pytest.raises(ConfigError) as caught:
+        loaded(path, text)
+    problems = caught.value.problems
+    assert str(caught.value) == "\n".join(f"{path}:{p.line}: {p.text}" for p in problems)
+    return [(problem.line, problem.text) for problem in problems]
+
+
+def only_route(config: Config) -> Route:
+    (route,) = config.route_table()
+    return route
+
+
+def test_a_file_with_everything_is_taken_as_it_is_written(path: Path) -> None:
+    config = loaded(
+        path,
+        f"""
+accounts: {{one: {{key_file: /run/key}}, two: {{credential: api_key}}}}
+api: {{base_url: "https://api.example.com/", warm: 8, trust_env: true}}
+calls: {{deadline: 0.5, wait: sync, send_unstaged: false, max_in_flight: 9, ringback: false}}
+numbers: {{country: FR, withheld: +33000000000}}
+routes:
+  - name: support
+    did: [0612345678, +336*, "*"]
+    agent_id: {AGENT.upper()}
+    account: one
+    to_number: +33199999999
+    direction: inbound
+    dynamic_variables: {{n: "{{caller.name}}", vip: true, age: 42, r: 1.5, zip: 01000, m: {{a: b}}}}
+    custom_headers: {{X-Customer: "{{channel.CUSTOMER}}", X-Fixed: a}}
+    on_failure: fallback
+    fallback: {{asterisk: "from-internal,600,1", freeswitch: "600 XML default"}}
+trunk: {{name: rounded, host: sip.example.net}}
+asterisk: {{fastagi: {{listen: "[::1]:4573", allow: [127.0.0.0/8, "::1"]}}}}
+""",
+    )
+    route = only_route(config)
+    assert route.dids == ("+33612345678", "0612345678", "+336*", "*")
+    assert (route.agent_id, route.account, route.country) == (AGENT, "one", "FR")
+    assert (route.direction, route.wait, route.send_unstaged) == (
+        Direction.INBOUND,
+        Wait.SYNC,
+        False,
+    )
+    assert isinstance(route.dynamic_variables["n"], Template)
+    rest = {name: value for name, value in route.dynamic_variables.items() if name != "n"}
+    assert rest == {"vip": True, "age": 42, "r": 1.5, "zip": "01000", "m": {"a": "b"}}
+    assert route.channel_variables() == ("CUSTOMER",)
+    assert (route.on_failure, route.to_number) == (Next.FALLBACK, "+33199999999")
+    assert route.fallback[Switch.FREESWITCH] == "600 XML default"
+    assert config.api.base_url == "https://api.example.com"
+    assert config.asterisk.fastagi.listen == Address("::1", 4573)
+    assert str(config.asterisk.fastagi.listen) == "[::1]:4573"
+    assert config.numbers.policy.malformed == "+33000000000"  # as the withheld ones
+
+
+def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> None:
+    config = loaded(path, ROUTE)
+    route = only_route(config)
+    assert (config.calls.deadline, config.calls.max_in_flight) == (1.5, 2000)
+    assert (route.wait, route.on_failure, route.send_unstaged) == (Wait.POLL, Next.DIAL, True)
+    assert str(config.asterisk.fastagi.listen) == "127.0.0.1:4573"
+    assert config.asterisk.fastagi.listen.is_loopback
+    assert [str(network) for network in config.asterisk.fastagi.allow] == ["127.0.0.0/8", "::1/128"]
+    assert config.api.base_url == "https://api.callrounded.com"
+    assert not config.api.trust_env
+    assert config.numbers.policy.withheld is None
+
+
+FASTAGI = ACCOUNT + "asterisk:\n  fastagi:\n    "
+MISTAKES = [
+    # accounts
+    ("calls: {}\n", 1, "accounts is missing"),
+    ("accounts:\n  default: {}\n", 2, "exactly one of key_file, key_env and credential"),
+    ("accounts:\n  a: {key_env: A, key_file: /b}\n", 2, "exactly one of key_file, key_env and"),
+    ("accounts:\n  a:\n    key: x\n", 3, "accounts.a.key is not known; did you mean key_env?"),
+    ("accounts:\n  'a b': {key_env: A}\n", 2, "is not a name of at most 64 of A-Z a-z 0-9 _ . -"),
+    ("accounts:\n  a:\n    credential: ../k\n", 3, "this is not the name of a credential"),
+    # sections and their values
+    (ACCOUNT + "apy: {}\n", 2, "apy is not known; did you mean api?"),
+    (ACCOUNT + "frob: 1\n", 2, "expected one of accounts, api, asterisk, calls, numbers, routes"),
+    (ACCOUNT + "calls:\n  dedline: 1\n", 3, "calls.dedline is not known; did you mean deadline?"),
+    (ACCOUNT + "calls:\n  deadline: 99\n", 3, "99: input should be less than or equal to 30"),
+    (ACCOUNT + "calls:\n  deadline: 0\n", 3, "0: input should be greater than or equal to 0.2"),
+    (ACCOUNT + "calls:\n  deadline: nan\n", 3, "should be less than or equal to 30"),
+    (ACCOUNT + "calls:\n  wait: fast\n", 3, "'fast' is not one of 'poll', 'sync' or 'none'"),
+    (ACCOUNT + "calls:\n  ringback: maybe\n", 3, "ringback: 'maybe' is not true or false"),
+    (ACCOUNT + "numbers:\n  country: fr\n", 3, "not a country code of two capitals, such as FR"),
+    (ACCOUNT + "numbers:\n  withheld: 0612\n", 3, "'0612' is not a number in E.164, such as +33"),
+    (ACCOUNT + "numbers:\n  withheld: 33612345678\n", 3, "'33612345678' is not a number in E.164"),
+    (ACCOUNT + "api:\n  base_url: ftp://x\n", 3, "not a URL such as https://api.callrounded.com"),
+    (ACCOUNT + "api:\n  base_url: https://x/v1\n", 3, "not a URL such as https://api.callrounded"),
+    (ACCOUNT + "api:\n  base_url: http://x.example\n", 3, "API key in clear; expected https://"),
+    (ACCOUNT + "trunk:\n  name: rounded\n", 2, "trunk.host is missing"),
+    (ACCOUNT + "trunk:\n  host: a b\n", 3, "'a b' is not a host name or address"),
+    (FASTAGI + "listen: 127.0.0.1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
+    (FASTAGI + "listen: localhost:1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
+    (FASTAGI + "listen: 1.2.3.4:70000\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
+    (FASTAGI + "allow: []\n", 4, "is empty, so nobody could connect; expected networks"),
+    (FASTAGI + "allow:\n    - 127.0.0.1/8\n", 5, "expected a network such as 127.0.0.0/8"),
+    # routes
+    (ACCOUNT + "routes: {a: b}\n", 2, "routes is not a list"),
+    (ACCOUNT + "routes:\n  - name\n", 3, "routes.0: 'name' is not a map"),
+    (ACCOUNT + "routes:\n  - name: a\n", 3, "routes.0.agent_id is missing"),
+    (ACCOUNT + "routes:\n  - name: a b\n" + AGENT_LINE, 3, "is not a name of at most 64 of A-Z"),
+    (
+        ACCOUNT + "routes:\n  - name: a\n    agent_id: 42-x\n",
+        4,
+        "'42-x' is not a UUID, such as 411",
+    ),
+    (ROUTE + "    acount: a\n", 5, "routes.0.acount is not known; did you mean account?"),
+    (ROUTE + "    account: other\n", 5, "account other is not in accounts: default"),
+    (ROUTE + "    did: 06 12\n", 5, "'06 12' is not a DID, such as +33612345678, +336* or *"),
+    (ROUTE + "    did:\n    - +331*\n    - $x\n", 7, "not a DID, such as +33612345678, +336* or *"),
+    (ROUTE + "    did: true\n", 5, "routes.0.did.0: True is not text"),
+    (ROUTE + "    to_number: sales\n", 5, "'sales' is not a number in E.164, such as +33000000000"),
+    (ROUTE + "    direction: in\n", 5, "'in' is not one of 'inbound' or 'outbound'"),
+    (ROUTE + "    on_failure: dail\n", 5, "is not one of 'dial', 'fallback' or 'hangup'"),
+    (ROUTE + "    on_failure: fallback\n", 5, "expected a fallback for at least one switch"),
+    (ROUTE + "    fallback: {asterisk: '600'}\n", 5, "not a target like from-internal,600,1"),
+    (ROUTE + "    fallback: {asterisk: 'a,${X},1'}\n", 5, "not a target like from-internal,600,1"),
+    (ROUTE + "    fallback: {freeswitch: '600'}\n", 5, "not a target like 600 XML default"),
+    (ROUTE + "    fallback:\n      kamailio: x\n", 6, "expected one of asterisk, freeswitch"),
+    (
+        ROUTE + "    dynamic_variables: {a: '{calr}'}\n",
+        5,
+        "expected one of {account_code}, {caller.",
+    ),
+    (ROUTE + "    dynamic_variables: {a: '{did'}\n", 5, "write {{ and }} for braces that are text"),
+    (ROUTE + "    dynamic_variables: {a: [1]}\n", 5, "expected text, a number, true or false, or"),
+    (ROUTE + "    dynamic_variables: {a: }\n", 5, "a: is empty; expected text, a number, true"),
+    (ROUTE + "    dynamic_variables: {'': a}\n", 5, "is not the name of a variable"),
+    (ROUTE + "    dynamic_variables: a\n", 5, "dynamic_variables: 'a' is not a map"),
+    (ROUTE + "    custom_headers: {X A: b}\n", 5, "'X A' is not the name of a SIP header"),
+    (ROUTE + "    custom_headers: {X-A: 1}\n", 5, "X-A: a header is text; put it in quotes"),
+    (ROUTE + "  - name: support\n" + AGENT_LINE, 5, "a second route is named support"),
+    (
+        ROUTE + "    did: '+3361*'\n  - name: b\n    did: '+3361*'\n    agent_id: " + AGENT,
+        7,
+        "to the route support",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "says"), MISTAKES, ids=[case[2] for case in MISTAKES])
+def test_a_mistake_is_told_with_its_line_and_what_would_be_right(
+    path: Path, text: str, line: int, says: str
+) -> None:
+    ((found, told),) = mistakes(path, text)
+    assert says in told
+    assert found == line
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(path: Path) -> None:
+    text = f"""accounts:
+  default: {{key_env: A, key_file: /b}}
+  spare: {{credential: ../x}}
+calls:
+  deadline: 99
+  wait: fast
+frob: 1
+routes:
+  - name: a
+    agent_id: nope
+    account: other
+  - name: a
+    did: ${{EXTEN}}
+    agent_id: {AGENT}
+"""
+    assert [line for line, _ in mistakes(path, text)] == [2, 3, 5, 6, 7, 10, 11, 12, 13]
+
+
+def test_routes_without_a_name_lack_one_and_do_not_share_one(path: Path) -> None:
+    told = mistakes(path, f"{ACCOUNT}routes:\n  - agent_id: {AGENT}\n  - agent_id: {AGENT}\n")
+    assert told == [(3, "routes.0.name is missing"), (4, "routes.1.name is missing")]
+
+
+# Beyond this line: what the configuration lets pass, or tells too late or in the wrong place.
+OVERLOOKED = [
+    (ACCOUNT + "calls:\n  max_in_flight: true\n", [3]),
+    (ACCOUNT + "calls:\n  deadline: true\n", [3]),
+    (ACCOUNT + "api:\n  base_url: http://127.evil.example\n", [3]),
+    (ACCOUNT + "api:\n  base_url: https://x.example:99999\n", [3]),
+    (ROUTE + "    account: [default]\n", [5]),
+    (ROUTE + "    dynamic_variables:\n      a: 1\n      b: '{x}'\n      c: [1]\n", [7, 8]),
+    (ROUTE + "    custom_headers:\n      X-A: 1\n      X B: b\n", [6, 7]),
+    (ROUTE + "    fallback:\n      asterisk: x\n      freeswitch: x\n", [6, 7]),
+    (ROUTE + "    did: [1*]\n  - name: b\n" + AGENT_LINE + "    did:\n    - 2*\n    - 1*\n", [10]),
+    (ROUTE + "    direction: in\n    on_failure: fallback\n", [5, 6]),
+]
+
+
+@pytest.mark.parametrize(("text", "lines"), OVERLOOKED, ids=[case[0][-40:] for case in OVERLOOKED])
+def test_every_mistake_is_told_and_in_its_own_line(path: Path, text: str, lines: list[int]) -> None:
+    assert sorted({line for line, _ in mistakes(path, text)}) == lines
+
+
+def test_a_fallback_by_default_wants_one_on_every_route_too(path: Path) -> None:
+    told = mistakes(path, ROUTE + "calls:\n  default_on_failure: fallback\n")
+    assert "expected a fallback for at least one switch" in str(told)
+
+
+@pytest.mark.parametrize("country", ["numbers: {country: FR}\n", ""])
+def test_a_did_that_is_written_as_the_trunk_sends_it_finds_its_route(
+    path: Path, country: str
+) -> None:
+    config = loaded(path, ROUTE + "    country: BE\n    did: '0470123456'\n" + country)
+    assert config.route_table().match("0470123456") is not None
+
+
+def test_an_account_with_a_number_for_a_name_is_found_quoted_or_not(path: Path) -> None:
+    text = ROUTE.replace("default", "1") + "    account: '1'\n"
+    assert only_route(loaded(path, text)).account == "1"
+
+
+def test_the_file_is_the_one_given_else_the_environments_else_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROUNDED_PBX_CONFIG", "/srv/pbx.yml")
+    assert config_path(Path("mine.yml")) == Path("mine.yml")
+    assert config_path(None) == Path("/srv/pbx.yml")
+    monkeypatch.setenv("ROUNDED_PBX_CONFIG", "")
+    assert config_path(None) == Path("/etc/rounded_pbx/config.yml")

@@ -1,0 +1,118 @@
+"""API keys: where they come from, and that they are never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rounded_pbx.config import Config, load, read_keys
+from rounded_pbx.errors import ConfigError
+
+KEY = "rk_live_5e17c0ffee"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yml"
+
+
+def loaded(path: Path, text: str) -> Config:
+    path.write_text(text)
+    return load(path)
+
+
+def test_a_key_comes_from_a_file_the_environment_or_a_credential(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "api_key").write_text(f"{KEY}1\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("API_KEY", f"{KEY}2")
+    sources = f"a: {{key_file: {tmp_path}/api_key}}, b: {{key_env: API_KEY}}"
+    config = loaded(path, f"accounts: {{{sources}, c: {{credential: api_key}}}}\n")
+    keys, unknown = read_keys(path, config)
+    assert unknown == []
+    found = {name: key.get_secret_value() for name, key in keys.items()}
+    assert found == {"a": f"{KEY}1", "b": f"{KEY}2", "c": f"{KEY}1"}
+    assert KEY not in repr(keys) + str(keys) + repr(config) + str(config)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "says"),
+    [
+        ("key_file: {0}/none", "", "{0}/none: No such file or directory"),
+        ("key_file: {0}", "", "{0}: Is a directory"),
+        ("key_file: {0}/key", "", "{0}/key holds no API key: expected one line of visible ASCII"),
+        ("key_file: {0}/key", f"{KEY}\n{KEY}\n", "{0}/key holds no API key: expected one line"),
+        ("key_file: {0}/key", f"{KEY} {KEY}", "{0}/key holds no API key: expected one line"),
+        ("key_file: {0}/key", f"{KEY}é", "{0}/key holds no API key: expected one line of visible"),
+        ("key_file: {0}/key", f"{KEY}\udcff", "{0}/key: is not text"),
+        ("key_env: NOT_SET", "", "the environment variable of key_env is not set"),
+        (
+            "key_env: EMPTY",
+            "",
+            "the environment variable of key_env holds no API key: expected one line",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_read_is_told_with_its_line_and_never_shown(
+    path: Path, monkeypatch: pytest.MonkeyPatch, source: str, content: str, says: str
+) -> None:
+    (path.parent / "key").write_bytes(content.encode("utf-8", "surrogateescape"))
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    monkeypatch.delenv("NOT_SET", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+    text = f"# a comment\naccounts:\n  default: {{{source.format(path.parent)}}}\n"
+    config = loaded(path, text)
+    with pytest.raises(ConfigError) as caught:
+        read_keys(path, config)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line) == (str(path), 3)
+    assert says.format(path.parent) in problem.text
+    assert KEY not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("credential: key", "key is known to the systemd service only"),
+        ("key_file: /run/credentials/x.service/k", "k exists for the systemd service only"),
+    ],
+)
+def test_a_key_that_only_the_service_can_read_is_no_mistake(
+    path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    config = loaded(path, f"accounts:\n  default: {{{source}}}\n")
+    keys, (unknown,) = read_keys(path, config)
+    assert keys == {}
+    assert (unknown.line, says in unknown.text) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"accounts: {KEY}\n",
+        f"accounts: {{default: {KEY}}}\n",
+        f"accounts: {{default: [{KEY}]}}\n",
+        f"accounts: {{default: {{key: {KEY}}}}}\n",
+        f"accounts: {{default: {{key_env: {KEY}-x}}}}\n",
+        f"accounts: {{default: {{key_file: [{KEY}]}}}}\n",
+        f"accounts: {{default: {{credential: '{KEY}/x'}}}}\n",
+        f"api_key: {KEY}\n",
+        f"accounts: {{default: {{key_env: A}}}}\napi: {{key: {KEY}}}\n",
+        f"{KEY}\n",
+        f"- accounts: {{default: {{key: {KEY}}}}}\n",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_never_repeated(path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(path, text)
+    assert KEY not in str(caught.value) + repr(caught.value)
+
+
+def test_a_key_that_is_taken_for_the_name_of_its_variable_is_never_repeated(path: Path) -> None:
+    config = loaded(path, f"accounts: {{default: {{key_env: {KEY}}}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_keys(path, config)
+    assert KEY not in str(caught.value)
