@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,7 @@ from rounded_pbx import netns
 from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk, find
 
 from .parts.calls import CALLER, TRUNK, place
-from .parts.measure import Row, cpu_seconds
+from .parts.measure import Row, cpu_seconds, percentile
 
 ROOT = Path(__file__).parents[1]
 ROUND_TRIPS = (0, 40)
@@ -115,6 +117,21 @@ def stub(folder: Path, round_trip: int) -> Iterator[str]:
         process.wait()
 
 
+def round_trip(api: str, authorities: Path, rate: float) -> float:
+    """What the simplest client waits for an answer over a warm connection, in milliseconds."""
+    context = ssl.create_default_context(cafile=str(authorities))
+    connection = http.client.HTTPSConnection(api.removeprefix("https://"), context=context)
+    waits = []
+    for _ in range(40):
+        begun = time.perf_counter()
+        connection.request("GET", "/v1/phone-numbers", headers={"X-Api-Key": "k"})
+        connection.getresponse().read()
+        waits.append((time.perf_counter() - begun) * 1000)
+        time.sleep(1 / rate)
+    connection.close()
+    return percentile(waits[1:], 0.5)
+
+
 @contextlib.contextmanager
 def daemon(folder: Path, api: str, authority: Path) -> Iterator[int]:
     """The daemon; its pid."""
@@ -145,7 +162,8 @@ def switch(
     script.chmod(0o755)
     examples = ROOT / "dialplan_examples/asterisk"
     dialplan = (examples / "extensions_rounded.conf").read_text()
-    block = dialplan[dialplan.index("exten => +33612345678") : dialplan.index("[rounded-call]")]
+    start = dialplan.index("exten => +33612345678", dialplan.index("[rounded]"))
+    block = dialplan[start : dialplan.index("[rounded-call]")]
     second = block.replace("+33612345678", "+33612345679")
     trunk = (
         (examples / "pjsip_rounded.conf")
@@ -197,6 +215,8 @@ def run(
     asterisk = stack.enter_context(switch(folder, apis, authorities, trunk_port))
     rows: list[Row] = []
     for rtt in ROUND_TRIPS:
+        trip = round_trip(apis[rtt], authorities, rate)
+        console.print(f"One round trip over a warm connection: {trip:.1f} ms")
         with daemon(folder, apis[rtt], authorities) as pid:
             ways = {
                 BARE: "bare",
@@ -222,7 +242,7 @@ def run(
                     cpu[way] += after - before
         calls_made = per_turn * TURNS
         rows += [
-            Row(w, rtt, latencies[w], calls_made, with_id[w], cpu[w] / calls_made * 1000)
+            Row(w, rtt, trip, latencies[w], calls_made, with_id[w], cpu[w] / calls_made * 1000)
             for w in ways
         ]
     return rows
@@ -241,13 +261,13 @@ def show(rows: list[Row], console: Console, rate: float) -> None:
     ):
         table.add_column(column, justify="left" if column == "way" else "right")
     for row in rows:
-        bare = next(r for r in rows if r.way == BARE and r.round_trip == row.round_trip)
+        bare = next(r for r in rows if r.way == BARE and r.distance == row.distance)
         over = ""
         if row is not bare:
             extra = (row.p50 - bare.p50 - row.round_trip, row.p99 - bare.p99 - row.round_trip)
             over = f"{extra[0]:+.1f} / {extra[1]:+.1f}"
         table.add_row(
-            f"{row.round_trip} ms", row.way, f"{row.p50:.1f}", f"{row.p99:.1f}", over,
+            f"{row.distance} ms", row.way, f"{row.p50:.1f}", f"{row.p99:.1f}", over,
             f"{row.cpu_ms:.1f}", f"{row.with_id}/{row.calls}",
         )  # fmt: skip
     console.print(table)
@@ -261,7 +281,7 @@ def write(rows: list[Row], folder: Path, rate: float) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     data = [
-        {"way": r.way, "round_trip_ms": r.round_trip, "p50_ms": round(r.p50, 1),
+        {"way": r.way, "distance_ms": r.distance, "round_trip_ms": round(r.round_trip, 1), "p50_ms": round(r.p50, 1),
          "p99_ms": round(r.p99, 1), "cpu_ms_a_call": round(r.cpu_ms, 1), "calls": r.calls}
         for r in rows
     ]  # fmt: skip
@@ -270,8 +290,13 @@ def write(rows: list[Row], folder: Path, rate: float) -> None:
     )
     figure, axes = pyplot.subplots(1, len(ROUND_TRIPS), figsize=(10, 3.6), sharey=True)
     for axis, rtt in zip(axes, ROUND_TRIPS, strict=True):
-        ours = [row for row in rows if row.round_trip == rtt]
-        axis.boxplot([row.latencies for row in ours], whis=(1, 99), showfliers=False, vert=False)
+        ours = [row for row in rows if row.distance == rtt]
+        axis.boxplot(
+            [row.latencies for row in ours],
+            whis=(1, 99),
+            showfliers=False,
+            orientation="horizontal",
+        )
         axis.set_yticks(range(1, len(ours) + 1), [row.way for row in ours])
         axis.invert_yaxis()
         axis.set_title(f"API {rtt} ms away, HTTPS")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from .api import RoundedClient
 from .breaker import Breaker
+from .call import clean
 from .config import Config
 from .errors import ApiError, ApiLimited, ApiRejected, ApiUnauthorized
 from .stager import Account
@@ -17,8 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a probe may take.
 PROBE_LIMIT = 5.0
-#: Seconds between probes while the breaker is open.
-PROBE_WHEN_OPEN = 2.0
+#: Seconds between probes after one that failed, and while the breaker is open.
+PROBE_AGAIN = 2.0
 
 
 class Accounts:
@@ -58,31 +59,51 @@ class Accounts:
     async def _keep_warm(self, name: str, client: RoundedClient, breaker: Breaker) -> None:
         said = ""
         while True:
-            problem = await self._probe(client, breaker)
-            if problem != said:
-                said = problem
-                if problem:
-                    log.warning("account %s: the API does not answer as it should: %s", name, said)
+            try:
+                problem = await self._probe(client, breaker, again=bool(said))
+            except Exception:
+                log.exception("account %s: a defect of rounded_pbx in a probe", name)
+                problem = None
+            what = clean(str(problem)) or "no answer in time" if problem is not None else ""
+            if what != said:
+                said = what
+                if what:
+                    log.warning("account %s: the API does not answer as it should: %s", name, what)
                 else:
                     log.info("account %s: the API answers", name)
-            await asyncio.sleep(PROBE_WHEN_OPEN if breaker.is_open else self._interval)
+            out = breaker.is_open or (problem is not None and _is_outage(problem))
+            await asyncio.sleep(PROBE_AGAIN if out else self._interval)
 
-    async def _probe(self, client: RoundedClient, breaker: Breaker) -> str:
-        """One round of light GETs; what is wrong, or nothing. A round counts as one call."""
+    async def _probe(
+        self, client: RoundedClient, breaker: Breaker, *, again: bool
+    ) -> Exception | None:
+        """One round of light GETs; the first failure. For the breaker, a round is one call.
+
+        Connections that are in use need none, but after a failure there is at least one.
+        """
         stale = await client.stale_connections(0.9 * self._interval, keep=self._warm)
         missing = max(0, self._warm - client.open_connections)
-        gets = [client.refresh_connection() for _ in range(stale)]
-        gets += [client.open_connection() for _ in range(1 if breaker.is_open else missing)]
-        results = await asyncio.gather(
-            *(asyncio.wait_for(get, PROBE_LIMIT) for get in gets), return_exceptions=True
-        )
+        gets = [client.refresh_connection for _ in range(stale)]
+        gets += [client.open_connection for _ in range(1 if breaker.is_open else missing)]
+        if again and not gets:
+            gets.append(client.refresh_connection)
+        results = await asyncio.gather(*map(_in_time, gets), return_exceptions=True)
         failures = [result for result in results if isinstance(result, Exception)]
         for failure in failures:
             if not isinstance(failure, ApiError | TimeoutError):
                 raise failure
-        out = [f for f in failures if not isinstance(f, ApiUnauthorized | ApiRejected | ApiLimited)]
-        if out:
+        if any(map(_is_outage, failures)):
             breaker.note_failure()
         elif gets:
             breaker.hasten()
-        return str(failures[0]) or "no answer in time" if failures else ""
+        return failures[0] if failures else None
+
+
+def _is_outage(failure: Exception) -> bool:
+    """An API that says no is there."""
+    return not isinstance(failure, ApiUnauthorized | ApiRejected | ApiLimited)
+
+
+async def _in_time(get: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(PROBE_LIMIT):
+        await get()

@@ -60,7 +60,7 @@ class Breaker:
         if worked:
             self._failures = 0
             self._pause = self._first_pause
-            self._retry_at = None
+            self._retry_at = self._trial = None
         elif worked is False:
             self._failures += 1
             if trial:

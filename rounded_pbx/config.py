@@ -133,6 +133,12 @@ class Api(_Section):
     max_connections: WholeNumber = Field(default=200, ge=1, le=4096)
     probe_interval: Seconds = Field(default=20.0, ge=1.0, le=3600.0)
 
+    @pydantic.model_validator(mode="after")
+    def _no_more_warm_than_open(self) -> Self:
+        if self.warm > self.max_connections:
+            raise ValueError("warm is more than max_connections")
+        return self
+
     @pydantic.field_validator("base_url")
     @classmethod
     def _checked_url(cls, value: str) -> str:

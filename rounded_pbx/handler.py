@@ -51,12 +51,28 @@ class Answer:
     result: StagingResult
     variables: Variables
     route: Route | None = None
+    call: CallContext | None = None
+    stage_ms: int = 0
+
+    def log(self) -> None:
+        """One line, once the answer has been written: the caller need not wait for the log."""
+        call = self.call
+        log.info(
+            "%s did=%s from=%s route=%s ms=%d call_id=%s unique_id=%s reason=%s",
+            self.result.outcome,
+            clean(call.did, 40) if call else "-",
+            mask(call.caller.number) if call else "-",
+            self.route.name if self.route else "-",
+            self.stage_ms,
+            self.result.call_id or "-",
+            clean(call.unique_id, 80) if call else "-",
+            mask_numbers(self.result.reason) or "-",
+        )
 
 
 def not_understood(switch: Switch, reason: str) -> Answer:
     """The answer to a request that cannot be read; the dialplan's presets stand."""
-    result = StagingResult(Outcome.ERROR, reason=reason)
-    log.warning("not understood: %s", clean(reason))
+    result = StagingResult(Outcome.ERROR, reason=clean(reason))
     return Answer(result, build(switch, None, result, stage_ms=0, default=Next.DIAL))
 
 
@@ -68,33 +84,23 @@ async def handle_call(
     Raises:
         SwitchError: the switch's side failed; there is nobody to answer to.
     """
+    clock = asyncio.get_running_loop().time
     route = None
-    result = StagingResult(Outcome.HANGUP)
     try:
         route = desk.routes.find(call)
         result = await _stage(call, route, desk, channel, deadline)
     except BadNumber as error:
         result = StagingResult(Outcome.BAD_NUMBER, reason=str(error))
-    except SwitchError:
+    except (SwitchError, asyncio.CancelledError):
+        stage_ms = round((clock() - accepted) * 1000)
+        Answer(StagingResult(Outcome.HANGUP), (), route, call, stage_ms).log()
         raise
     except Exception:
         log.exception("a defect of rounded_pbx; the call goes on without a staging")
         result = StagingResult(Outcome.ERROR, reason="a defect of rounded_pbx: see its log")
-    finally:
-        stage_ms = round((asyncio.get_running_loop().time() - accepted) * 1000)
-        log.info(
-            "%s did=%s from=%s route=%s ms=%d call_id=%s unique_id=%s reason=%s",
-            result.outcome,
-            clean(call.did, 40),
-            mask(call.caller.number),
-            route.name if route else "-",
-            stage_ms,
-            result.call_id or "-",
-            clean(call.unique_id, 80),
-            mask_numbers(result.reason) or "-",
-        )
+    stage_ms = round((clock() - accepted) * 1000)
     values = build(call.switch, route, result, stage_ms=stage_ms, default=desk.default_on_failure)
-    return Answer(result, values, route)
+    return Answer(result, values, route, call, stage_ms)
 
 
 async def _stage(

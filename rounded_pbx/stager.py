@@ -8,6 +8,7 @@ having, and the result is INITIATED.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,6 +26,8 @@ from .errors import (
     ApiUnreachable,
 )
 from .staging import Outcome, StagingRequest, StagingResult
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two attempts, and how many attempts there are after the first.
 RETRY_DELAYS = (0.05, 0.2)
@@ -84,6 +87,8 @@ class Stager:
         """Stage a call; ``deadline`` is on the running loop's clock. Raises only CancelledError."""
         if self._in_flight >= self._max_in_flight:
             return StagingResult(Outcome.LIMITED, reason="too many calls in flight")
+        if deadline <= asyncio.get_running_loop().time():  # says nothing of the API
+            return StagingResult(Outcome.TIMEOUT, reason="no time left to ask the API")
         account = self._accounts[request.account]
         permit = account.breaker.ask()
         if permit is None:
@@ -120,6 +125,12 @@ async def _stage(
             outcome = _OUTCOMES[type(error)]
             return StagingResult(outcome, reason=str(error)), outcome is not Outcome.UNAVAILABLE
         return StagingResult(Outcome.INITIATED, call_id, f"status unknown: {error}"), True
+    except Exception:
+        log.exception("a defect of rounded_pbx in a staging")
+        reason = "a defect of rounded_pbx: see its log"
+        if call_id is None:
+            return StagingResult(Outcome.ERROR, reason=reason), False
+        return StagingResult(Outcome.INITIATED, call_id, reason), True
 
 
 async def _create(api: StagingApi, request: StagingRequest, deadline: float) -> str:

@@ -227,6 +227,8 @@ async def test_one_line_of_the_log_says_what_became_of_a_call(
 ) -> None:
     result = StagingResult(Outcome.INITIATED, CALL_ID, "not staged in time")
     answer = await answered(stager=gives(result))
+    assert log.messages == []  # the line is written once the dialplan has its answer
+    answer.log()
     took = dict(answer.variables)["ROUNDED_STAGE_MS"]
     assert log.messages == [
         f"INITIATED did=+33612345678 from=+3370000**** route=support ms={took} "
@@ -250,8 +252,9 @@ HOSTILE = "a\r\n2026-01-01 INFO forged\x1b[2J\x00\x85\u2028\u202e"
 async def test_no_callers_text_writes_a_line_of_the_log(
     call: CallContext, log: pytest.LogCaptureFixture
 ) -> None:
-    await answered(call, channel=Channel({"ACCOUNT": HOSTILE}))
-    await answered(call, stager=gives(StagingResult(Outcome.REJECTED, reason=HOSTILE)))
+    refused = gives(StagingResult(Outcome.REJECTED, reason=HOSTILE))
+    (await answered(call, channel=Channel({"ACCOUNT": HOSTILE}))).log()
+    (await answered(call, stager=refused)).log()
     assert len(log.messages) == 2
     assert [clean(message, 10_000) for message in log.messages] == log.messages
 
@@ -267,13 +270,18 @@ async def test_a_request_that_cannot_be_read_leaves_the_presets_and_says_why(
         ("ROUNDED_CALL_ID", ""),
         ("ROUNDED_STATUS", "ERROR"),
     )
-    assert log.messages == ["not understood: AGI environment: agi_callerid stands twice"]
+    answer.log()
+    assert log.messages == [
+        "ERROR did=- from=- route=- ms=0 call_id=- unique_id=- "
+        "reason=AGI environment: agi_callerid stands twice"
+    ]
 
 
 async def test_a_script_of_a_callers_choice_writes_no_line_of_the_log(
     log: pytest.LogCaptureFixture,
 ) -> None:
-    not_understood(Switch.ASTERISK, f"no AGI script {HOSTILE}: expected stage")
+    not_understood(Switch.ASTERISK, f"no AGI script {HOSTILE}: expected stage").log()
+    assert len(log.messages) == 1
     assert [clean(message, 10_000) for message in log.messages] == log.messages
 
 
@@ -281,5 +289,6 @@ async def test_an_api_that_repeats_the_callers_number_does_not_uncover_it_in_the
     log: pytest.LogCaptureFixture,
 ) -> None:
     refused = StagingResult(Outcome.REJECTED, reason="HTTP 422: from_number +33700000001 is barred")
-    await answered(stager=gives(refused))
+    (await answered(stager=gives(refused))).log()
+    assert len(log.messages) == 1
     assert "33700000001" not in log.text

@@ -33,7 +33,8 @@ class Row:
     """A way of doing it, and what it cost."""
 
     way: str
-    round_trip: int
+    distance: int  # milliseconds that the API is away
+    round_trip: float  # milliseconds that a request takes over a warm connection, at the median
     latencies: Sequence[float]
     calls: int
     with_id: int

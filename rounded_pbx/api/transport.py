@@ -82,6 +82,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         stream = await self._inner.connect_tcp(
             host, port, timeout=timeout, local_address=local_address, socket_options=socket_options
         )
+        self._owner.socket = stream
         return _Stream(stream, self._owner)
 
 
@@ -92,9 +93,15 @@ class _Connection:
         self.answered = False
         self.reused = False
         self.idle_since = 0.0
+        self.socket: httpcore.AsyncNetworkStream | None = None  # beneath TLS
         self.http = httpcore.AsyncHTTPConnection(
             origin, ssl_context=ssl_context, network_backend=_Backend(self)
         )
+
+    async def close(self) -> None:
+        """Close the socket itself: httpcore forgets it when it is cancelled in a handshake."""
+        if self.socket is not None:
+            await self.socket.aclose()
 
     @property
     def usable(self) -> bool:
@@ -118,6 +125,8 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: deque[_Connection] = deque()
         self._busy = 0
+        self._max_connections = max_connections
+        self._is_closed = False
 
     @property
     def open_connections(self) -> int:
@@ -132,11 +141,12 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
     async def close_idle(self, *, keep: int, seconds: float) -> None:
         """Close what the peer has closed, and what is idle for ``seconds`` beyond ``keep``."""
         excess = min(self.idle_for(seconds), max(0, self.open_connections - keep))
-        closing = [self._idle.popleft() for _ in range(excess)]
-        closing += [connection for connection in self._idle if not connection.usable]
-        self._idle = deque(connection for connection in self._idle if connection.usable)
-        for connection in closing:
-            await connection.http.aclose()
+        for _ in range(excess):
+            await self._idle.popleft().close()
+        for connection in [c for c in self._idle if not c.usable]:
+            with contextlib.suppress(ValueError):
+                self._idle.remove(connection)
+                await connection.close()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its ``CONNECTION`` extension may say on which connection."""
@@ -154,15 +164,13 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
         connection.answered = False
         try:
             response = await connection.http.handle_async_request(_to_httpcore(request))
-        except (httpcore.NetworkError, httpcore.RemoteProtocolError) as error:
-            await connection.http.aclose()
-            if connection.reused and not connection.answered:
-                return await self._send(_Connection(self._origin, self._ssl_context), request)
-            raise _to_httpx(error) from error
-        except httpcore.TimeoutException as error:  # pragma: no cover - deadlines are asyncio's
-            raise _to_httpx(error) from error
-        except httpcore.ProtocolError as error:
-            await connection.http.aclose()
+            if not connection.answered:  # it stood in the buffer: it answers an earlier request
+                raise httpcore.RemoteProtocolError("an answer came before the request")
+        except BaseException as error:
+            await connection.close()
+            closed_before = isinstance(error, httpcore.NetworkError | httpcore.RemoteProtocolError)
+            if closed_before and connection.reused and not connection.answered:
+                return await self._send_again(request, error)
             raise _to_httpx(error) from error
         return httpx.Response(
             response.status,
@@ -171,13 +179,22 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
             extensions=response.extensions,
         )
 
+    async def _send_again(self, request: httpx.Request, first: BaseException) -> httpx.Response:
+        try:
+            return await self._send(_Connection(self._origin, self._ssl_context), request)
+        except httpx.ConnectError as second:
+            # The peer may have read the first one: this is not the harmless failure it looks like.
+            raise httpx.ReadError(f"{first}; then {second}") from second
+
     async def _take(self, which: str | None) -> _Connection:
         while self._idle and which != NEW:
             connection = self._idle.popleft() if which == OLDEST else self._idle.pop()
             if connection.usable:
                 connection.reused = True
                 return connection
-            await connection.http.aclose()
+            await connection.close()
+        while self._idle and self.open_connections > self._max_connections:
+            await self._idle.popleft().close()
         return _Connection(self._origin, self._ssl_context)
 
     def _release(self) -> None:
@@ -187,16 +204,17 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
     async def give_back(self, connection: _Connection) -> None:
         """The answer has been read, or given up: keep the connection if it can be used again."""
         self._release()
-        if connection.http.is_idle():
+        if connection.http.is_idle() and not self._is_closed:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
-            await connection.http.aclose()
+            await connection.close()
 
     async def aclose(self) -> None:
         """Close the idle connections; a busy one closes with its answer."""
+        self._is_closed = True
         while self._idle:
-            await self._idle.pop().http.aclose()
+            await self._idle.pop().close()
 
 
 class _Body(httpx.AsyncByteStream):
@@ -215,7 +233,7 @@ class _Body(httpx.AsyncByteStream):
         try:
             async for part in self._response.stream:
                 yield part
-        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        except Exception as error:
             raise _to_httpx(error) from error
 
     async def aclose(self) -> None:
@@ -242,7 +260,13 @@ def _to_httpcore(request: httpx.Request) -> httpcore.Request:
     )
 
 
-def _to_httpx(error: Exception) -> httpx.TransportError:
-    """httpx names its transport errors as httpcore does."""
-    kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
-    return kind(str(error))
+def _to_httpx(error: BaseException) -> BaseException:
+    """httpx names its transport errors as httpcore does; TLS that breaks later comes as it is."""
+    if isinstance(error, ssl.SSLError):
+        return httpx.ReadError(str(error))
+    if isinstance(
+        error, httpcore.ProtocolError | httpcore.NetworkError | httpcore.TimeoutException
+    ):
+        kind: type[httpx.TransportError] = getattr(httpx, type(error).__name__)
+        return kind(str(error))
+    return error

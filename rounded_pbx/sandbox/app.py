@@ -243,7 +243,9 @@ class _Operation:
 async def _parse(request: Request, model: type[Body]) -> Body | Response:
     """The request's body, or the answer that says what is wrong with it."""
     try:
-        return model.model_validate(json.loads(await request.body()))
+        body = json.loads(await request.body())
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        return model.model_validate(body)
     except pydantic.ValidationError as error:
         details = [
             (".".join(map(str, item["loc"])), item["msg"])

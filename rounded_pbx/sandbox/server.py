@@ -54,5 +54,7 @@ async def serving(
         yield f"{scheme}://{Address(*listener.getsockname()[:2])}"
     finally:
         server.should_exit = True
-        await running
-        listener.close()
+        try:
+            await running
+        finally:
+            listener.close()

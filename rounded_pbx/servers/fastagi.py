@@ -50,40 +50,56 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         super().__init__(app, environment.values, reader, writer)
         self.environment = environment
         self._reply: asyncio.Future[agi.Reply] | None = None
+        self._word = ""
         self._work: asyncio.Task[object] | None = None
         self._left: Hangup | None = None
         self._ended: SwitchError | None = None
 
-    async def send_command(self, command: bytes) -> agi.Reply:
+    def challenge(self) -> None:
+        """Ask for the word that shows where the environment ended (see ``protocol.agi``).
+
+        Whoever sends the next command waits for it first, so nothing is read from the channel and
+        nothing handed over to it before the challenge is met; meanwhile the API is asked.
+        """
+        self._word = secrets.token_hex(8)
+        self._write(agi.challenge(self.environment.longest_command, self._word))
+
+    async def challenge_met(self) -> None:
+        """Wait until it is; the same errors as ``send_command``."""
+        if self._reply is not None:
+            await self._read_reply()
+
+    async def send_command(self, command: bytes, *, last: bool = False) -> agi.Reply:
         """Write one whole line and wait for its reply; never a second line before.
+
+        After the ``last`` one our side is closed at once: Asterisk runs it, replies, and goes on
+        with its dialplan without waiting for us to close.
 
         Raises:
             Hangup: the switch closed the session.
-            ProtocolError: the switch wrote what is no reply.
+            ProtocolError: the switch wrote what is no reply, or did not meet the challenge.
         """
+        await self.challenge_met()
+        self._write(command)
+        if last:
+            self.writer.write_eof()
+        return await self._read_reply()
+
+    def _write(self, command: bytes) -> None:
         if self._ended is not None:
             raise self._ended
         self._reply = asyncio.get_running_loop().create_future()
+        self.writer.write(command)
+
+    async def _read_reply(self) -> agi.Reply:
+        assert self._reply is not None  # noqa: S101 - a command has been written
         try:
-            self.writer.write(command)
             await self.writer.drain()
             return await self._reply
         except ConnectionError as error:
             raise Hangup("the switch closed the session") from error
         finally:
             self._reply = None
-
-    async def challenge(self) -> None:
-        """Make sure that the environment ended where Asterisk ended it (see ``protocol.agi``).
-
-        Raises:
-            Hangup: the switch closed the session.
-            ProtocolError: there were more lines, as there are when a caller has added some.
-        """
-        word = secrets.token_hex(8)
-        reply = await self.send_command(agi.challenge(self.environment.longest_command, word))
-        if reply.value != word:
-            raise ProtocolError("AGI: lines stand before the reply; the environment is forged")
 
     async def get_variables(self, names: Sequence[str]) -> dict[str, str]:
         """The values of channel variables; what cannot be read is left out."""
@@ -101,8 +117,9 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         Raises:
             CommandFailed: the switch refused one.
         """
-        for line in agi.set_variables(self.environment.longest_command, variables):
-            reply = await self.send_command(line)
+        lines = agi.set_variables(self.environment.longest_command, variables)
+        for line in lines:
+            reply = await self.send_command(line, last=line is lines[-1])
             if not reply.ok:
                 raise CommandFailed(f"AGI: {reply.code} result={reply.result} to {line[:20]!r}")
 
@@ -142,6 +159,9 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
                 elif self._reply is None or self._reply.done():
                     raise ProtocolError("AGI: a line that nobody asked for")
                 elif event is not None:
+                    if self._word and event.value != self._word:
+                        raise ProtocolError("AGI: the environment is forged")
+                    self._word = ""
                     self._reply.set_result(event)
             self._end(Hangup("the switch closed the session"))
         except (OSError, ValueError) as error:  # ValueError: a line beyond the limit
@@ -153,6 +173,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         self._ended = why
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(why)
+            self._reply.exception()  # seen: there may be nobody to wait for it
         self._cancel_work()
 
     def _cancel_work(self) -> None:
@@ -205,6 +226,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             else:
                 answer = await self._answer(session, accepted, deadline - REPLY_TIME)
             await session.set_variables(answer.variables)
+            answer.log()
         finally:
             reading.cancel()
 
@@ -223,7 +245,9 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             return not_understood(Switch.ASTERISK, str(error))
         if arguments.ignored:
             log.warning("AGI arguments that mean nothing: %s", clean(", ".join(arguments.ignored)))
-        await session.challenge()
+        session.challenge()
+        if not environment.query:  # arguments that a caller could have forged: make sure first
+            await session.challenge_met()
         call = agi.to_call(environment, arguments)
         return await session.unless_left(action(session, call, accepted, deadline))
 
