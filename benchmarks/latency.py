@@ -281,10 +281,17 @@ def write(rows: list[Row], folder: Path, rate: float) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     data = [
-        {"way": r.way, "distance_ms": r.distance, "round_trip_ms": round(r.round_trip, 1), "p50_ms": round(r.p50, 1),
-         "p99_ms": round(r.p99, 1), "cpu_ms_a_call": round(r.cpu_ms, 1), "calls": r.calls}
-        for r in rows
-    ]  # fmt: skip
+        {
+            "way": row.way,
+            "distance_ms": row.distance,
+            "round_trip_ms": round(row.round_trip, 1),
+            "p50_ms": round(row.p50, 1),
+            "p99_ms": round(row.p99, 1),
+            "cpu_ms_a_call": round(row.cpu_ms, 1),
+            "calls": row.calls,
+        }
+        for row in rows
+    ]
     (folder / "latency.json").write_text(
         json.dumps({"calls_a_second": rate, "rows": data}, indent=1)
     )
