@@ -14,15 +14,12 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -33,8 +30,8 @@ from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk, find
 
 from .parts.calls import CALLER, TRUNK, place
 from .parts.measure import Row, cpu_seconds, percentile
+from .parts.processes import ROOT, Api, daemon, stub
 
-ROOT = Path(__file__).parents[1]
 ROUND_TRIPS = (0, 40)
 BARE = "no staging"
 OURS, OURS_POLL = "rounded_pbx, wait: none", "rounded_pbx, wait: poll"
@@ -92,35 +89,12 @@ match={CALLER}
 #include pjsip_rounded.conf
 """
 
-CONFIG = """accounts: {{default: {{key_env: ROUNDED_API_KEY}}}}
-api: {{base_url: "{api}", ca_file: "{authority}", warm: 16}}
-numbers: {{country: FR}}
-routes:
-  - {{name: none, did: "+33612345678", agent_id: {agent}, wait: none}}
-  - {{name: poll, did: "+33612345679", agent_id: {agent}, wait: poll}}
-"""
-AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
 
-
-@contextlib.contextmanager
-def stub(folder: Path, round_trip: int) -> Iterator[str]:
-    """The API at a round trip's distance; its URL."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "benchmarks.parts.stub", str(folder), str(round_trip)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        while not (folder / "ports").exists() or not (folder / "ports").read_text():
-            time.sleep(0.05)
-        yield f"https://127.0.0.1:{(folder / 'ports').read_text().split()[0]}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def round_trip(api: str, authorities: Path, rate: float) -> float:
+def round_trip(api: Api, rate: float) -> float:
     """What the simplest client waits for an answer over a warm connection, in milliseconds."""
-    context = ssl.create_default_context(cafile=str(authorities))
-    connection = http.client.HTTPSConnection(api.removeprefix("https://"), context=context)
+    context = ssl.create_default_context(cafile=str(api.ca_file))
+    host = api.url.removeprefix("https://")
+    connection = http.client.HTTPSConnection(host, context=context)
     waits = []
     for _ in range(40):
         begun = time.perf_counter()
@@ -132,27 +106,8 @@ def round_trip(api: str, authorities: Path, rate: float) -> float:
     return percentile(waits[1:], 0.5)
 
 
-@contextlib.contextmanager
-def daemon(folder: Path, api: str, authority: Path) -> Iterator[int]:
-    """The daemon; its pid."""
-    file = folder / "config.yml"
-    file.write_text(CONFIG.format(api=api, authority=authority, agent=AGENT))
-    with (folder / "daemon.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rounded_pbx", "serve", "--config", str(file)],
-            env={**os.environ, "ROUNDED_API_KEY": "k"},
-            stderr=log,
-        )
-    try:
-        time.sleep(2.5)  # it opens its connections
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def switch(
-    folder: Path, apis: dict[int, str], authorities: Path, trunk_port: int
+    folder: Path, apis: dict[int, Api], authorities: Path, trunk_port: int
 ) -> PrivateAsterisk:
     binary = find()
     if binary is None:
@@ -176,7 +131,7 @@ def switch(
         {
             "modules.conf": MODULES + "load=func_curl.so\nload=res_curl.so\nload=func_json.so\n",
             "extensions.conf": EXTENSIONS.format(
-                script=script, authority=authorities, api0=apis[0], api40=apis[40]
+                script=script, authority=authorities, api0=apis[0].url, api40=apis[40].url
             ),
             "extensions_rounded.conf": dialplan.replace(block, block + second),
             "pjsip.conf": PJSIP,
@@ -193,7 +148,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a folder for latency.json and latency.svg")
     options = parser.parse_args()
     netns.enter()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         rows = run(Path(name), stack, options.calls, options.rate, console)
     show(rows, console, options.rate)
@@ -206,18 +161,16 @@ def run(
 ) -> list[Row]:
     apis = {rtt: stack.enter_context(stub(folder / f"api{rtt}", rtt)) for rtt in ROUND_TRIPS}
     authorities = folder / "authorities.pem"
-    authorities.write_text(
-        "".join((folder / f"api{rtt}/ca.pem").read_text() for rtt in ROUND_TRIPS)
-    )
+    authorities.write_text("".join(api.ca_file.read_text() for api in apis.values()))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((TRUNK, 0))
         trunk_port = probe.getsockname()[1]
     asterisk = stack.enter_context(switch(folder, apis, authorities, trunk_port))
     rows: list[Row] = []
     for rtt in ROUND_TRIPS:
-        trip = round_trip(apis[rtt], authorities, rate)
+        trip = round_trip(apis[rtt], rate)
         console.print(f"One round trip over a warm connection: {trip:.1f} ms")
-        with daemon(folder, apis[rtt], authorities) as pid:
+        with daemon(folder, apis[rtt]) as pid:
             ways = {
                 BARE: "bare",
                 OURS: "none",

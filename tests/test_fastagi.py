@@ -297,13 +297,27 @@ async def test_an_environment_that_a_caller_ends_early_stages_nothing(
     assert server.stager.requests == []
 
 
-async def test_a_challenge_that_is_not_met_ends_the_session(server: Server) -> None:
+@pytest.mark.parametrize("form", ["query", "comma"])
+async def test_a_challenge_that_is_not_met_ends_the_session(server: Server, form: str) -> None:
+    """With a query, whose arguments nobody can forge, the API has been asked meanwhile."""
+    server.stager.behave = _never
     asterisk = await server.connect()
-    asterisk.write(environment())
+    comma = {"network_script": "stage", "arg_1": "did=+33612345678"}
+    asterisk.write(environment(**(comma if form == "comma" else {})))
     await asterisk.command()
     asterisk.write(b"200 result=1 (0123456789abcdef)\n")
     assert await asterisk.command() == ""
-    assert server.stager.requests == []
+    assert len(server.stager.requests) == server.stager.cancelled == (form == "query")
+
+
+async def test_a_result_waits_for_the_challenge_to_be_met(server: Server) -> None:
+    asterisk = await server.connect()
+    asterisk.write(environment())
+    await asterisk.command()
+    assert await asterisk.silent_for(0.2)
+    assert len(server.stager.requests) == 1
+    asterisk.write(b"200 result=1 (0123456789abcdef)\n")
+    assert await asterisk.command() == ""
 
 
 async def test_arguments_after_a_comma_work(server: Server) -> None:
@@ -371,13 +385,18 @@ async def test_a_refused_command_ends_the_session_and_nothing_else(
     assert (await (await server.session()).variables())["ROUNDED_STATUS"] == "STAGED"
 
 
-async def test_a_caller_who_is_gone_before_the_work_begins_costs_nothing(server: Server) -> None:
+@pytest.mark.parametrize("form", ["query", "comma"])
+async def test_a_caller_who_leaves_before_the_challenge_is_met_cancels_the_work(
+    server: Server, form: str
+) -> None:
+    server.stager.behave = _never
     asterisk = await server.connect()
-    asterisk.write(environment())
+    comma = {"network_script": "stage", "arg_1": "did=+33612345678"}
+    asterisk.write(environment(**(comma if form == "comma" else {})))
     word = (await asterisk.command()).split('"')[1]
     asterisk.write(f"HANGUP\n200 result=1 ({word})\n".encode())
     assert await asterisk.command() == ""
-    assert server.stager.requests == []
+    assert len(server.stager.requests) == server.stager.cancelled == (form == "query")
 
 
 async def test_a_late_staging_still_leaves_time_for_the_replies() -> None:

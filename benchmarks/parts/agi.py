@@ -38,6 +38,7 @@ class Load:
     milliseconds: list[float] = field(default_factory=list)
     with_id: int = 0
     failed: int = 0
+    seconds: float = 0.0
 
 
 class Session(asyncio.Protocol):
@@ -62,24 +63,40 @@ class Session(asyncio.Protocol):
             self.done.set_result(None)
 
 
+async def _session(port: int, result: Load) -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    begun = loop.time()
+    try:
+        await loop.create_connection(lambda: Session(result, begun, done), "127.0.0.1", port)
+    except OSError:
+        result.failed += 1
+        return
+    await done
+
+
 async def load(port: int, calls: int, rate: float) -> Load:
     """``calls`` sessions, ``rate`` a second (0: all at one instant)."""
     loop = asyncio.get_running_loop()
     result, start, waiting = Load(), loop.time(), []
-
-    async def one() -> None:
-        done: asyncio.Future[None] = loop.create_future()
-        begun = loop.time()
-        try:
-            await loop.create_connection(lambda: Session(result, begun, done), "127.0.0.1", port)
-        except OSError:
-            result.failed += 1
-            return
-        await done
-
     for number in range(calls):
         if rate:
             await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
-        waiting.append(asyncio.ensure_future(one()))
+        waiting.append(asyncio.ensure_future(_session(port, result)))
     await asyncio.gather(*waiting)
+    result.seconds = loop.time() - start
+    return result
+
+
+async def saturate(port: int, sessions: int, seconds: float) -> Load:
+    """As many sessions as can be had for some time, so many of them at any moment."""
+    loop = asyncio.get_running_loop()
+    result, start = Load(), loop.time()
+
+    async def one_after_another() -> None:
+        while loop.time() < start + seconds:
+            await _session(port, result)
+
+    await asyncio.gather(*(one_after_another() for _ in range(sessions)))
+    result.seconds = loop.time() - start
     return result

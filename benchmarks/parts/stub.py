@@ -75,9 +75,7 @@ async def main(directory: Path, delay: float) -> None:
     server = await loop.create_server(
         lambda: Stub(delay), "127.0.0.1", 0, ssl=context, backlog=4096
     )
-    plain = await loop.create_server(lambda: Stub(delay), "127.0.0.1", 0, backlog=4096)
-    ports = [s.sockets[0].getsockname()[1] for s in (server, plain)]
-    (directory / "ports").write_text(" ".join(map(str, ports)))
+    (directory / "port").write_text(str(server.sockets[0].getsockname()[1]))
     await asyncio.Event().wait()
 
 

@@ -107,20 +107,21 @@ def test_a_daemon_killed_while_it_stages_costs_nothing_more(lab: Lab, served: Da
 
 @pytest.mark.parametrize("how", ["terminated", "killed"])
 def test_restarts_under_20_calls_a_second_lose_no_call(lab: Lab, how: str) -> None:
-    calls = 160
+    calls, restarts = 240, 0
     with (
         daemon(lab.directory / "daemon", config(lab.api.url)) as served,
         lab.dialling(sipp.caller(talk_ms=100), "-m", str(calls), "-r", "20") as caller,
     ):
-        restarts = 0
         while caller.process.poll() is None:
-            time.sleep(0.9)
+            enough = len(lab.api.ids()) + 10
+            while caller.process.poll() is None and len(lab.api.ids()) < enough:
+                time.sleep(0.01)
             served.kill() if how == "killed" else served.stop()
             time.sleep(0.2)
             served.start()
             restarts += 1
         messages = caller.messages()
-    assert restarts >= 5
+    assert restarts >= 4
     answered = [m for m in messages if not m.sent and m.first_line.startswith("SIP/2.0 200")]
     invites = {m.headers("Call-ID")[0]: m.at for m in messages if m.first_line.startswith("INVITE")}
     assert len(invites) == calls
@@ -135,5 +136,5 @@ def test_restarts_under_20_calls_a_second_lose_no_call(lab: Lab, how: str) -> No
     assert all(len(header) == 1 for header in sent)
     assert len({header[0] for header in sent}) == len(sent)
     assert {header[0] for header in sent} <= set(lab.api.ids())
-    assert len(sent) > calls / 2
+    assert len(sent) >= 6 * (restarts - 1)  # of ten stagings a round, a kill may cost some
     assert all(header == [] for header in ids(lab.phone.invites()))
