@@ -38,6 +38,7 @@ load=res_pjsip.so
 load=res_pjsip_acl.so
 load=res_pjsip_caller_id.so
 load=res_pjsip_endpoint_identifier_ip.so
+load=res_pjsip_endpoint_identifier_user.so
 load=res_pjsip_header_funcs.so
 load=res_pjsip_nat.so
 load=res_pjsip_pubsub.so

@@ -73,6 +73,20 @@ def test_a_number_that_is_no_did_of_ours_reaches_nothing(
     assert lab.api.staged() == []
 
 
+@pytest.mark.chan_sip
+@pytest.mark.parametrize("did", ["600", "900", "+33612345678"])
+def test_nobody_becomes_the_agents_side_by_its_name(lab: Lab, did: str) -> None:
+    assert invite(did=did, from_user="rounded", source="127.0.0.66") >= 400
+    assert lab.trunk.invites() == lab.phone.invites() == []
+
+
+@pytest.mark.chan_sip
+@pytest.mark.parametrize("user", ["alice42", "abc0612345678", "0612345678x"])
+def test_a_user_that_is_no_number_is_not_made_one(lab: Lab, served: Daemon, user: str) -> None:
+    invite(from_user=user)
+    assert [request["from_number"] for request in lab.api.staged()] == ["+33000000000"]
+
+
 def test_callers_do_not_reach_our_inner_contexts(lab: Lab, served: Daemon) -> None:
     for did in ("s", "h", "T", "rounded-call", "600", "900"):
         assert invite(did=did) >= 400

@@ -94,6 +94,51 @@ def test_a_daemon_that_answers_too_late_changes_nothing_any_more(lab: Lab) -> No
     assert lab.trunk.invites() == []
 
 
+EVIL = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
+
+
+@pytest.mark.chan_sip
+@pytest.mark.parametrize(
+    ("variable", "value", "back"),
+    [
+        ("ROUNDED_CALL_ID", f"{EVIL}nX: y", False),
+        ("ROUNDED_CALL_ID", f"{EVIL})", False),
+        ("ROUNDED_CALL_ID", 'a"b$[', False),
+        ("ROUNDED_NEXT", 'a"b', False),
+        ("ROUNDED_FALLBACK", "from-internal,600", True),
+        ("ROUNDED_FALLBACK", "from-internal,600,1)", True),
+        ("ROUNDED_FALLBACK", "from-internal,700,1", True),
+    ],
+)
+def test_nonsense_in_a_variable_loses_no_call(
+    lab: Lab, variable: str, value: str, back: bool
+) -> None:
+    """Something else may sit on the daemon's port, or a line be changed that is not marked."""
+
+    def set_it(connection: socket.socket) -> None:
+        quoted = value.replace('"', '\\"')
+        with connection:
+            connection.recv(8192)
+            connection.sendall(f'SET VARIABLE {variable} "{quoted}"\n'.encode())
+            connection.recv(64)
+
+    with peer(set_it):
+        lab.call()
+    assert lab.trunk.invites() == []
+    assert ids(lab.phone.invites()) == ([] if back else [[]])
+    assert len(lab.notices("ADMIN-BACK")) == back
+
+
+@pytest.mark.chan_sip
+def test_a_call_that_comes_with_goto_is_staged_and_capped_too(lab: Lab, served: Daemon) -> None:
+    lab.call(sipp.caller("78"))
+    assert ids(lab.trunk.invites()) == [lab.api.ids()]
+    served.signal(signal.SIGSTOP)
+    caller = lab.call(sipp.caller("78"))
+    assert CAP - 0.2 < wait_of(caller, lab.phone.invites()[0]) < CAP + NOISE
+    served.signal(signal.SIGCONT)
+
+
 def test_a_daemon_killed_while_it_stages_costs_nothing_more(lab: Lab, served: Daemon) -> None:
     lab.api.behave(fault="hang", fault_on=["stageCall"])
     with lab.dialling(sipp.caller()) as caller:

@@ -45,6 +45,31 @@ def test_a_refused_agent_is_tried_once_without_the_id_then_the_fallback(
     assert ids(refusing.phone.invites()) == [[]]
 
 
+REDIRECTS = {
+    "a user": "sip:900@127.0.0.3",
+    "an allowed user": "sip:600@127.0.0.3",
+    "a Local channel": "sip:Local%2F900%40from-internal@127.0.0.3",
+    "a PJSIP endpoint": "sip:PJSIP%2F900%40phone@127.0.0.3",
+    "a SIP peer": "sip:SIP%2Fphone%2F900@127.0.0.3",
+    "any URI": "sip:PJSIP%2Fphone%2Fsip%3A900%40127.0.0.4%3A5090@127.0.0.3",
+}
+
+
+@pytest.mark.chan_sip
+@pytest.mark.parametrize("contact", REDIRECTS.values(), ids=REDIRECTS)
+def test_the_agents_side_cannot_send_a_call_elsewhere(
+    lab: Lab, served: Daemon, contact: str
+) -> None:
+    """A slash in the user of a 302's Contact names a technology, past every context."""
+    end(lab.trunk.process)
+    with sipp.sipp(lab.directory, "trunk", sipp.redirecting(contact), TRUNK) as trunk:
+        wait_until(trunk.ready, "the trunk to listen")
+        lab.call()
+        assert ids(trunk.invites()) == [lab.api.ids(), []]
+    assert [m.first_line.split("@")[0] for m in lab.phone.invites()] == ["INVITE sip:600"]
+    assert ids(lab.phone.invites()) == [[]]
+
+
 @pytest.mark.parametrize("refusing", [""], indirect=True, ids=["silence"])
 def test_a_silent_agent_is_tried_once_without_the_id_then_the_fallback(refusing: Lab) -> None:
     with daemon(refusing.directory / "daemon", config(refusing.api.url)):

@@ -26,6 +26,7 @@ EXTENSIONS = """[general]
 static=yes
 writeprotect=yes
 [globals]
+TRANSFER_CONTEXT=from-internal
 [from-trunk]
 exten => +33612345678,1,Gosub(rounded,${EXTEN},1)
  same => n,Log(NOTICE,ADMIN-BACK ${EXTEN} ${ROUNDED_STATUS} ${ROUNDED_NEXT})
@@ -33,6 +34,7 @@ exten => +33612345678,1,Gosub(rounded,${EXTEN},1)
 exten => 77,1,AGI(agi://127.0.0.1:4573/stage,did=+33612345678)
  same => n,Log(NOTICE,ARGUMENTS ${ROUNDED_STATUS} ${ROUNDED_ROUTE} ${ROUNDED_CALL_ID})
  same => n,Hangup()
+exten => 78,1,Goto(rounded,+33612345678,1)
 exten => _[1-9]1,1,Set(TIMEOUT(absolute)=${EXTEN:0:1}.5)
  same => n,Set(ADMIN=mine)
  same => n,Gosub(rounded,+33612345678,1)

@@ -15,20 +15,21 @@ def invite(
     from_user: str = "+33145678901",
     name: str = "Ann",
     headers: str = "",
+    source: str = CALLER,
     limit: float = 20.0,
 ) -> int:
     """Place a call, hang up when it is answered, and return the final status."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
-        wire.bind((CALLER, 0))
+        wire.bind((source, 0))
         wire.settimeout(0.5)
-        here = f"{CALLER}:{wire.getsockname()[1]}"
+        here = f"{source}:{wire.getsockname()[1]}"
         tag, call_id = uuid.uuid4().hex[:10], uuid.uuid4().hex
 
         def request(method: str, to: str, sequence: int, extra: str = "", body: str = "") -> None:
             text = (
                 f"{method} sip:{did}@{PBX}:5060 SIP/2.0\r\n"
                 f"Via: SIP/2.0/UDP {here};rport;branch=z9hG4bK{tag}{method}{sequence}\r\n"
-                f'From: "{name}" <sip:{from_user}@{CALLER}>;tag={tag}\r\n'
+                f'From: "{name}" <sip:{from_user}@{source}>;tag={tag}\r\n'
                 f"To: {to}\r\nCall-ID: {call_id}\r\nCSeq: {sequence} {method}\r\n"
                 f"Contact: <sip:c@{here}>\r\nMax-Forwards: 70\r\n{extra}"
                 f"Content-Length: {len(body)}\r\n\r\n{body}"

@@ -353,3 +353,8 @@ def refusing(status: str) -> str:
     return REFUSAL.format(
         answer=_REPLY.format(status=status, body=_EMPTY, retrans=' retrans="500"')
     )
+
+
+def redirecting(contact: str) -> str:
+    """Someone who sends every call elsewhere."""
+    return refusing("302 Moved Temporarily").replace("sip:callee@[local_ip]:[local_port]", contact)
