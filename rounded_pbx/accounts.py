@@ -13,6 +13,7 @@ from .call import clean
 from .config import Config
 from .errors import ApiError, ApiLimited, ApiRejected, ApiUnauthorized
 from .stager import Account
+from .threads import Unwaited
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Accounts:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Accounts:
+        asyncio.get_running_loop().set_default_executor(Unwaited())  # it looks names up
         for client in self._clients.values():
             await self._stack.enter_async_context(client)
         return self
@@ -64,11 +66,13 @@ class Accounts:
             except Exception:
                 log.exception("account %s: a defect of rounded_pbx in a probe", name)
                 problem = None
-            what = clean(str(problem)) or "no answer in time" if problem is not None else ""
+            # Not the text: an error page may have another number in it each time.
+            what = f"{type(problem)} {getattr(problem, 'status', None)}" if problem else ""
             if what != said:
                 said = what
-                if what:
-                    log.warning("account %s: the API does not answer as it should: %s", name, what)
+                if problem:
+                    why = clean(str(problem)) or "no answer in time"
+                    log.warning("account %s: the API does not answer as it should: %s", name, why)
                 else:
                     log.info("account %s: the API answers", name)
             out = breaker.is_open or (problem is not None and _is_outage(problem))

@@ -26,6 +26,7 @@ class Breaker:
         self._longest_pause = longest_pause
         self._clock = clock
         self._failures = 0
+        self._call_failed = False
         self._retry_at: float | None = None
         self._trial: Permit | None = None
 
@@ -44,19 +45,25 @@ class Breaker:
         return self._trial
 
     def hasten(self) -> None:
-        """There is a sign of life: the next call may try at once."""
-        if self._retry_at is not None:
+        """A probe worked: it takes back what probes said; after a call that failed, one may try."""
+        if not self._call_failed:
+            self.close(Permit(self), worked=True)
+        elif self._retry_at is not None:
             self._retry_at = self._clock()
 
     def note_failure(self) -> None:
         """A probe failed beside the calls: it counts as a call that did."""
+        call_failed = self._call_failed
         self.close(Permit(self), worked=False)
+        self._call_failed = call_failed
 
     def close(self, permit: Permit, worked: bool | None) -> None:
         """Take a permit back; ``worked`` is None where the call says nothing of the API."""
         trial = permit is self._trial
         if trial:
             self._trial = None
+        if worked is not None:
+            self._call_failed = not worked
         if worked:
             self._failures = 0
             self._pause = self._first_pause
@@ -73,8 +80,10 @@ class Permit:
     """Leave for one call."""
 
     def __init__(self, breaker: Breaker) -> None:
-        self._breaker = breaker
+        self._breaker: Breaker | None = breaker
 
     def close(self, worked: bool | None) -> None:
-        """Say how it went: True, False, or None for a call that was cancelled."""
-        self._breaker.close(self, worked)
+        """Say how it went: True, False, or None for a call that was cancelled; once."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker.close(self, worked)

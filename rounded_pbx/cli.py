@@ -119,8 +119,8 @@ def serve(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         asyncio.run(daemon.serve(settings, keys))
-    except OSError as error:
-        err.print(f"[bold red]error[/] cannot listen: {escape(str(error))}", soft_wrap=True)
+    except (OSError, ValueError) as error:
+        err.print(f"[bold red]error[/] cannot start: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -304,7 +304,10 @@ def demo(
     with contextlib.suppress(OSError):  # it is loopback and free ports in any case
         netns.enter()
     binary = None if simulated else asterisk or find()
-    raise typer.Exit(0 if asyncio.run(run(out, binary)) else 1)
+    try:
+        raise typer.Exit(0 if asyncio.run(run(out, binary)) else 1)
+    except asyncio.CancelledError:  # SIGTERM or SIGHUP
+        raise typer.Exit(130) from None
 
 
 async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -134,9 +135,9 @@ class Api(_Section):
     probe_interval: Seconds = Field(default=20.0, ge=1.0, le=3600.0)
 
     @pydantic.model_validator(mode="after")
-    def _no_more_warm_than_open(self) -> Self:
-        if self.warm > self.max_connections:
-            raise ValueError("warm is more than max_connections")
+    def _less_warm_than_open(self) -> Self:
+        if self.warm >= self.max_connections:  # or the probes would leave no connection for calls
+            raise ValueError("warm is not less than max_connections")
         return self
 
     @pydantic.field_validator("base_url")
@@ -149,7 +150,19 @@ class Api(_Section):
             raise ValueError(f"{value!r} is not a URL such as https://api.callrounded.com")
         if url[1] == "http" and not _is_loopback(url[2].strip("[]")):
             raise ValueError(f"{value!r} would send the API key in clear; expected https://")
-        return value.rstrip("/")
+        if url[2].startswith("["):
+            ipaddress.IPv6Address(url[2].strip("[]"))
+        return value.rstrip("/").lower()
+
+    @pydantic.field_validator("ca_file")
+    @classmethod
+    def _holds_certificates(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except OSError as error:
+                raise ValueError(f"{value}: {error.strerror}") from None
+        return value
 
 
 class Calls(_Section):

@@ -22,6 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: What a CancelledError says where a request spent most of its time waiting for its turn here.
+OUR_QUEUE = "no connection was free"
+
 
 class RoundedPbxError(Exception):
     """The root of the tree."""

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .breaker import Breaker
+from .breaker import Breaker, Permit
 from .call import Wait
 from .errors import (
+    OUR_QUEUE,
     ApiBadAnswer,
     ApiError,
     ApiLimited,
@@ -96,7 +97,7 @@ class Stager:
         worked: bool | None = None
         self._in_flight += 1
         try:
-            result, worked = await _stage(account.api, request, deadline)
+            result, worked = await _stage(account.api, request, deadline, permit)
         finally:
             self._in_flight -= 1
             permit.close(worked)
@@ -104,20 +105,24 @@ class Stager:
 
 
 async def _stage(
-    api: StagingApi, request: StagingRequest, deadline: float
-) -> tuple[StagingResult, bool]:
+    api: StagingApi, request: StagingRequest, deadline: float, permit: Permit
+) -> tuple[StagingResult, bool | None]:
     """The result, and whether the API is there: an answer that says no is an answer."""
     call_id = None
     try:
         async with asyncio.timeout_at(deadline):
             call_id = await _create(api, request, deadline)
+            permit.close(worked=True)  # the others need not wait until the agent is ready
             if request.wait is Wait.SYNC:
                 return StagingResult(Outcome.STAGED, call_id), True
             if request.wait is Wait.NONE:
                 return StagingResult(Outcome.INITIATED, call_id, "readiness not asked for"), True
             return await _until_staged(api, call_id), True
-    except TimeoutError:
+    except TimeoutError as error:
         if call_id is None:
+            if error.__cause__ is not None and error.__cause__.args == (OUR_QUEUE,):
+                reason = "no connection to the API was free in time"
+                return StagingResult(Outcome.TIMEOUT, reason=reason), None
             return StagingResult(Outcome.TIMEOUT, reason="no answer from the API in time"), False
         return StagingResult(Outcome.INITIATED, call_id, "not staged in time"), True
     except ApiError as error:

@@ -79,6 +79,12 @@ def open_ends() -> set[asyncio.Transport | socket.socket]:
     return ends
 
 
+def abort(transport: asyncio.WriteTransport) -> None:
+    """Abort it; TLS that is closed already says so with an AttributeError in Python 3.11.2."""
+    with contextlib.suppress(AttributeError):
+        transport.abort()
+
+
 @contextlib.asynccontextmanager
 async def every_file_closed() -> AsyncIterator[None]:
     """What is opened inside is closed at its end, and not by the garbage collector's good grace."""
@@ -92,7 +98,7 @@ async def every_file_closed() -> AsyncIterator[None]:
     finally:
         for left in open_ends() - before:  # or they would disturb the next test
             if isinstance(left, asyncio.Transport):
-                left.abort()
+                abort(left)
         await steps(3)
         for left in open_ends() - before:
             left.close()
@@ -147,7 +153,7 @@ class Peer:
         raw = self.writer.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        abort(self.writer.transport)
 
 
 @dataclass
@@ -183,7 +189,7 @@ async def raw_server(
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not listener.is_serving():
-            writer.transport.abort()
+            abort(writer.transport)
             return
         peer = Peer(len(server.peers), reader, writer, server.requests)
         server.peers.append(peer)
@@ -202,7 +208,7 @@ async def raw_server(
         listener.close()
         await steps(5)  # what has been accepted arrives
         for peer in server.peers:
-            peer.writer.transport.abort()
+            abort(peer.writer.transport)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -151,15 +151,69 @@ async def test_the_environment_redirects_nothing_unless_it_is_trusted(
         async with RoundedClient(server.url, KEY) as client:
             await client.list_phone_numbers()
         assert (len(server.peers), len(proxy.peers)) == (1, 0)
-        async with RoundedClient(server.url, KEY, trust_env=True) as client:
+    host = server.url.removeprefix("http://")
+    head = f"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Basic dTpw\r\n\r\n"
+
+    async def tunnel(peer: Peer) -> None:
+        assert (await peer.reader.readuntil(b"\r\n\r\n")).decode() == head
+        peer.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await peer.answer_all()
+
+    async with raw_server(tunnel) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//u:p@"))
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//u:p@"))
+        async with RoundedClient(f"http://{host}", KEY, trust_env=True) as client:
             await client.open_connection()
             await client.refresh_connection()
-            assert client.open_connections == 0, "httpx keeps them, not we"
-            assert await client.stale_connections(0.0, keep=0) == 0
-        assert (len(server.peers), len(proxy.peers)) == (1, 1)
+        assert (len(proxy.peers), proxy.peers[0].writer is not None) == (1, True)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        async with RoundedClient(f"http://{host}", KEY, trust_env=True) as client:
+            await failure(client.open_connection())
+        assert len(proxy.peers) == 1
+
+
+@pytest.mark.parametrize(
+    "says",
+    [b"HTTP/1.1 407 No\r\n\r\n", b"", b"HTTP/1.1 200 OK\r\n", b"x" * 20_000, b"SSH-2.0\r\n\r\n"],
+)
+async def test_a_proxy_that_gives_no_tunnel_has_not_seen_the_request(
+    monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.write(says)
+
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with raw_server(refuse) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        async with RoundedClient("http://127.0.0.1:1", KEY, trust_env=True) as client:
+            error = await failure(client.stage(BODY))
+    assert isinstance(error, ApiUnreachable)
+    assert KEY not in str(error)
+
+
+def test_a_proxy_that_is_none_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(ValueError, match="expected http://"):
+        RoundedClient("https://api.example.com", KEY, trust_env=True)
+
+
+async def test_the_environments_certificates_count_only_where_it_is_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
     async with raw_server(Peer.answer_all, tls=server_tls()) as server:
         assert isinstance(await failure(RoundedClient(server.url, KEY).stage(BODY)), ApiError)
+        async with RoundedClient(server.url, KEY, trust_env=True) as client:
+            await client.open_connection()
+    async with (
+        raw_server(Peer.answer_all, tls=server_tls("other.example")) as server,
+        RoundedClient(server.url, KEY, trust_env=True) as client,
+    ):
+        assert isinstance(await failure(client.open_connection()), ApiUnreachable)
 
 
 ECHOES = {

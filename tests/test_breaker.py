@@ -185,6 +185,7 @@ class Model(RuleBasedStateMachine):
         self.opening = 0  # the number of the opening that we are in; 0 while closed
         self.openings = 0
         self.in_a_row = 0
+        self.call_failed = False  # the last thing that a call said of the API
         self.pause = 1.0
         self.try_at = 0.0
 
@@ -220,6 +221,9 @@ class Model(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(self.out) - 1))
         given, opening = self.out.pop(index)
         given.close(worked)
+        given.close(not worked)  # whoever says it twice is not listened to
+        if worked is not None:
+            self.call_failed = not worked
         if worked:
             self.opening, self.in_a_row, self.pause = 0, 0, 1.0
         elif worked is False:
@@ -233,6 +237,8 @@ class Model(RuleBasedStateMachine):
     @rule()
     def a_probe_works(self) -> None:
         self.breaker.hasten()
+        if not self.call_failed:
+            self.opening, self.in_a_row, self.pause = 0, 0, 1.0
         self.try_at = min(self.try_at, self.clock.now)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 4.0]))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+import urllib.request
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from functools import partial
 from time import time
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +21,7 @@ from urllib.parse import quote
 import httpx
 
 from ..errors import (
+    OUR_QUEUE,
     ApiBadAnswer,
     ApiError,
     ApiLimited,
@@ -31,7 +32,7 @@ from ..errors import (
     ApiUnreachable,
 )
 from ..staging import valid_uuid
-from .transport import CONNECTION, NEW, OLDEST, KeepAliveTransport
+from .transport import CONNECTION, NEW, OLDEST, SENT, KeepAliveTransport
 
 #: Bytes that we read of an answer before we call it no answer of this API.
 LONGEST_ANSWER = 64 * 1024
@@ -48,7 +49,7 @@ class RoundedClient:
         key: the account's API key; it never stands in an error or in ``repr``.
         ca_file: certificates to trust instead of the usual ones.
         max_connections: open at any time, at most; further requests wait their turn.
-        trust_env: use httpx's own transport, and with it the environment's proxy settings.
+        trust_env: let the environment's proxy settings in.
         transport: any httpx transport, for tests.
     """
 
@@ -62,6 +63,8 @@ class RoundedClient:
         trust_env: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        if not re.fullmatch("[!-~]+", key):  # h11 would repeat it in an error of its own
+            raise ValueError("the API key is not one word of visible ASCII")
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._kept: KeepAliveTransport | None = None
@@ -70,25 +73,16 @@ class RoundedClient:
             context = ssl.create_default_context(cafile=ca_file)
         elif base_url.startswith("https:"):
             context = httpx.create_ssl_context(trust_env=trust_env)
-        self._send: Callable[[httpx.Request], Awaitable[httpx.Response]]
-        self._gate: AbstractAsyncContextManager[None] = nullcontext()
-        if transport is None and trust_env:
-            self._gate = asyncio.Semaphore(max_connections)  # httpx's pool forgets deadlines
-            client = httpx.AsyncClient(
-                verify=context or True,
-                timeout=None,  # noqa: S113 - see above
-                limits=httpx.Limits(max_keepalive_connections=16, keepalive_expiry=60),
-                event_hooks={"response": [_forget_location]},
+        # Without cookies, redirects and authentication, an AsyncClient adds nothing to its
+        # transport but a tenth of a millisecond; and httpcore's own tunnels leak when cancelled.
+        if transport is None:
+            transport = self._kept = KeepAliveTransport(
+                self._base_url,
+                ssl_context=context,
+                max_connections=max_connections,
+                proxy=_proxy(self._base_url) if trust_env else None,
             )
-            self._send, self._close = partial(client.send, stream=True), client.aclose
-        else:
-            # Without cookies, redirects, proxies and authentication, an AsyncClient adds nothing
-            # to its transport but a tenth of a millisecond.
-            if transport is None:
-                transport = self._kept = KeepAliveTransport(
-                    self._base_url, ssl_context=context, max_connections=max_connections
-                )
-            self._send, self._close = transport.handle_async_request, transport.aclose
+        self._send, self._close = transport.handle_async_request, transport.aclose
         # Only what is needed: a compressed answer could be huge, and httpx would unpack it.
         self._headers = {
             "Accept": "application/json",
@@ -170,13 +164,19 @@ class RoundedClient:
         )
         return answer.get("data")
 
+    async def _probe(self, connection: str) -> None:
+        """The same, but the list is not parsed: that can hold the loop for seconds."""
+        await self._request(
+            "GET", "/v1/phone-numbers", connection=connection, longest=LONGEST_LIST, parse=False
+        )
+
     async def open_connection(self) -> None:
         """Open one more connection, with a light GET.
 
         Raises:
             ApiError: one of its kinds.
         """
-        await self.list_phone_numbers(NEW)
+        await self._probe(NEW)
 
     async def refresh_connection(self) -> None:
         """Use the connection that has been idle for the longest time, with a light GET.
@@ -184,7 +184,7 @@ class RoundedClient:
         Raises:
             ApiError: one of its kinds.
         """
-        await self.list_phone_numbers(OLDEST)
+        await self._probe(OLDEST)
 
     @property
     def open_connections(self) -> int:
@@ -213,6 +213,7 @@ class RoundedClient:
         body: Mapping[str, object] | None = None,
         connection: str | None = None,
         longest: int = LONGEST_ANSWER,
+        parse: bool = True,
     ) -> Mapping[str, object]:
         headers, content = self._headers, None
         if body is not None:
@@ -225,17 +226,25 @@ class RoundedClient:
             content=content,
             extensions={CONNECTION: connection},
         )
+        clock = asyncio.get_running_loop().time
+        asked = clock()
         try:
-            async with self._gate:
-                response = await self._send(request)
-                try:
-                    raw = await _read(response, longest)
-                finally:
-                    await response.aclose()
+            response = await self._send(request)
+            try:
+                raw = await _read(response, longest)
+            finally:
+                await response.aclose()
+        except asyncio.CancelledError:
+            sent = request.extensions.get(SENT, clock())
+            if sent - asked > clock() - sent:  # the time went by in our queue
+                raise asyncio.CancelledError(OUR_QUEUE) from None
+            raise
         except httpx.ConnectError as error:
             raise ApiUnreachable(self._network(error), safe_to_retry=True) from None
         except httpx.HTTPError as error:
             raise ApiUnreachable(self._network(error)) from None
+        if not parse and response.is_success and raw.startswith(b"{"):
+            return {}
         return self._check(response, raw)
 
     def _check(self, response: httpx.Response, raw: bytes) -> Mapping[str, object]:
@@ -274,9 +283,21 @@ class RoundedClient:
         return self._hide(": ".join(dict.fromkeys(words)))
 
 
-async def _forget_location(response: httpx.Response) -> None:
-    """A redirect is not followed, so that what it says need not be read; AsyncClient would."""
-    response.headers.pop("location", None)
+def _proxy(base_url: str) -> httpx.Proxy | None:
+    """The HTTP proxy that the environment names for the API.
+
+    Raises:
+        ValueError: it is none that we can use.
+    """
+    url = httpx.URL(base_url)
+    named = urllib.request.getproxies()
+    proxy = named.get(url.scheme) or named.get("all")
+    if not proxy or urllib.request.proxy_bypass(url.netloc.decode("ascii")):
+        return None
+    found = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
+    if found.url.scheme != "http":
+        raise ValueError(f"the environment's proxy is {found.url.scheme}://; expected http://")
+    return found
 
 
 def _call_path(call_id: str) -> str:

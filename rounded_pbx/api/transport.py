@@ -8,7 +8,10 @@ so that a quiet system uses few and the rest run out, and who waits, waits at a 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import re
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -21,6 +24,17 @@ import httpx
 CONNECTION = "rounded_pbx.connection"
 NEW = "new"
 OLDEST = "oldest"
+# Where a request keeps the loop's time at which its turn came.
+SENT = "rounded_pbx.sent"
+
+#: A peer that has vanished (a failover, a NAT that forgot) says nothing: bytes that it has not
+#: acknowledged after 0.7 s break the connection, and one that lies idle is found out in seconds.
+_SOCKET_OPTIONS: tuple[httpcore.SOCKET_OPTION, ...] = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 700),
+)
 
 
 class _Stream(httpcore.AsyncNetworkStream):
@@ -42,7 +56,10 @@ class _Stream(httpcore.AsyncNetworkStream):
             with contextlib.suppress(httpcore.WriteError):
                 await self._inner.write(unsent, timeout)
         data = await self._inner.read(max_bytes, timeout)
-        self._owner.answered = self._owner.answered or bool(data)
+        if data and not self._owner.answered:
+            self._owner.answered = True
+            if not data.startswith(b"HTTP/"[: len(data)]):  # the rest of what nobody asked for
+                raise httpcore.RemoteProtocolError("the answer does not begin as HTTP does")
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -58,6 +75,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         inner = await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        self._owner.tls = inner.get_extra_info("ssl_object")
         return _Stream(inner, self._owner)
 
     def get_extra_info(self, info: str) -> Any:
@@ -67,9 +85,10 @@ class _Stream(httpcore.AsyncNetworkStream):
 class _Backend(httpcore.AsyncNetworkBackend):
     """anyio's backend: its TLS costs 72 KB a connection where asyncio's own costs 310 KB."""
 
-    def __init__(self, owner: _Connection) -> None:
+    def __init__(self, owner: _Connection, proxy: httpx.Proxy | None) -> None:
         self._inner = httpcore.AnyIOBackend()
         self._owner = owner
+        self._proxy = proxy
 
     async def connect_tcp(
         self,
@@ -79,23 +98,57 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        proxy = self._proxy
+        if proxy is not None:
+            host, port = proxy.url.host, proxy.url.port or 8080
         stream = await self._inner.connect_tcp(
             host, port, timeout=timeout, local_address=local_address, socket_options=socket_options
         )
         self._owner.socket = stream
+        if proxy is not None:
+            await self._tunnel(stream, target, proxy)
         return _Stream(stream, self._owner)
+
+    async def _tunnel(
+        self, stream: httpcore.AsyncNetworkStream, target: str, proxy: httpx.Proxy
+    ) -> None:
+        """Ask an HTTP proxy for a tunnel; until it stands, nothing of a request is sent."""
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if proxy.raw_auth is not None:
+            word = base64.b64encode(b":".join(proxy.raw_auth)).decode()
+            lines.append(f"Proxy-Authorization: Basic {word}")
+        await stream.write("\r\n".join([*lines, "", ""]).encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):  # byte by byte: what follows is not ours to read
+            byte = await stream.read(1)
+            head += byte
+            if not byte or len(head) > 16_384:
+                raise httpcore.ConnectError("the proxy's answer to CONNECT is none")
+        if not re.match(rb"HTTP/1\.[01] 2[0-9][0-9]", head):
+            line = head.partition(b"\r\n")[0].decode("ascii", "replace")
+            raise httpcore.ConnectError(f"the proxy refuses: {line}")
 
 
 class _Connection:
     """One connection: what httpcore makes of it, and what a retry needs to know of it."""
 
-    def __init__(self, origin: httpcore.Origin, ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        origin: httpcore.Origin,
+        ssl_context: ssl.SSLContext | None,
+        proxy: httpx.Proxy | None = None,
+    ) -> None:
         self.answered = False
         self.reused = False
         self.idle_since = 0.0
         self.socket: httpcore.AsyncNetworkStream | None = None  # beneath TLS
+        self.tls: ssl.SSLObject | None = None
         self.http = httpcore.AsyncHTTPConnection(
-            origin, ssl_context=ssl_context, network_backend=_Backend(self)
+            origin,
+            ssl_context=ssl_context,
+            network_backend=_Backend(self, proxy),
+            socket_options=_SOCKET_OPTIONS,
         )
 
     async def close(self) -> None:
@@ -106,7 +159,18 @@ class _Connection:
     @property
     def usable(self) -> bool:
         """Whether it is idle and the peer has not closed it."""
-        return self.http.is_idle() and not self.http.has_expired()
+        return self.http.is_idle() and not self.http.has_expired() and self._tls_is_silent()
+
+    def _tls_is_silent(self) -> bool:
+        """Whether nothing that nobody asked for has come with the last answer, its end included."""
+        try:
+            if self.tls is not None:
+                self.tls.read(1)
+            return self.tls is None
+        except ssl.SSLWantReadError:
+            return True
+        except ssl.SSLError:
+            return False
 
 
 class KeepAliveTransport(httpx.AsyncBaseTransport):
@@ -117,11 +181,17 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, origin: str, *, ssl_context: ssl.SSLContext | None, max_connections: int
+        self,
+        origin: str,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        max_connections: int,
+        proxy: httpx.Proxy | None = None,
     ) -> None:
         url = httpcore.URL(origin)
         self._origin = url.origin
         self._ssl_context = ssl_context
+        self._proxy = proxy
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: deque[_Connection] = deque()
         self._busy = 0
@@ -141,7 +211,10 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
     async def close_idle(self, *, keep: int, seconds: float) -> None:
         """Close what the peer has closed, and what is idle for ``seconds`` beyond ``keep``."""
         excess = min(self.idle_for(seconds), max(0, self.open_connections - keep))
-        for _ in range(excess):
+        limit = asyncio.get_running_loop().time() - seconds
+        # Calls go on meanwhile: what they have taken, or given back, is not stale any more.
+        while excess and self._idle and self._idle[0].idle_since <= limit:
+            excess -= 1
             await self._idle.popleft().close()
         for connection in [c for c in self._idle if not c.usable]:
             with contextlib.suppress(ValueError):
@@ -151,6 +224,7 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; its ``CONNECTION`` extension may say on which connection."""
         await self._slots.acquire()
+        request.extensions[SENT] = asyncio.get_running_loop().time()
         self._busy += 1
         try:
             connection = await self._take(request.extensions.get(CONNECTION))
@@ -181,7 +255,7 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
 
     async def _send_again(self, request: httpx.Request, first: BaseException) -> httpx.Response:
         try:
-            return await self._send(_Connection(self._origin, self._ssl_context), request)
+            return await self._send(self._new(), request)
         except httpx.ConnectError as second:
             # The peer may have read the first one: this is not the harmless failure it looks like.
             raise httpx.ReadError(f"{first}; then {second}") from second
@@ -195,7 +269,10 @@ class KeepAliveTransport(httpx.AsyncBaseTransport):
             await connection.close()
         while self._idle and self.open_connections > self._max_connections:
             await self._idle.popleft().close()
-        return _Connection(self._origin, self._ssl_context)
+        return self._new()
+
+    def _new(self) -> _Connection:
+        return _Connection(self._origin, self._ssl_context, self._proxy)
 
     def _release(self) -> None:
         self._busy -= 1

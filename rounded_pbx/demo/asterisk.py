@@ -149,7 +149,7 @@ class PrivateAsterisk:
         directories = "".join(f"{name} => {path}\n" for name, path in paths.items())
         files = {
             "asterisk.conf": f"[directories]\n{directories}[options]\nverbose=5\n",
-            "logger.conf": "[general]\ndateformat=%s.%3q\n"
+            "logger.conf": "[general]\ndateformat=%s.%6q\n"
             "[logfiles]\nmessages => notice,warning,error,verbose(5)\n",
             **self._files,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -31,7 +32,13 @@ def examples() -> Path:
 
 
 async def run(console: Console, asterisk: Path | None) -> bool:
-    """Play both scenes on a real Asterisk, or without one; whether they went as they should."""
+    """Play both scenes on a real Asterisk, or without one; whether they went as they should.
+
+    SIGTERM and SIGHUP cancel it, or its Asterisk would outlive it.
+    """
+    if playing := asyncio.current_task():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, playing.cancel)
     stage = Stage(console)
 
     def answered(method: str, path: str, status: int, call: Call | None) -> None:

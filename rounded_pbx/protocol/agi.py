@@ -57,10 +57,12 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9 .:/_+,@*#-]*")
 
 
 def _decode(raw: bytes) -> str:
-    """UTF-8, or the Latin-1 that Asterisk 16 hands on as it came."""
+    """UTF-8, its last character perhaps cut, or Latin-1, which Asterisk 16 hands on as it came."""
     try:
         return raw.decode("utf-8")
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and not raw[: error.start].isascii():
+            return raw[: error.start].decode("utf-8")
         return raw.decode("latin-1")
 
 

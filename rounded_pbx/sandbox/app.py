@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -254,6 +254,8 @@ async def _parse(request: Request, model: type[Body]) -> Body | Response:
         return _error(422, "Validation failed", details)
     except (ValueError, RecursionError):
         return _error(400, "The body is no JSON")
+    except ClientDisconnect:
+        return _error(400, "The body is cut off")
 
 
 def _ok(status: int, message: str, data: object) -> JSONResponse:
