@@ -104,7 +104,7 @@ def memory(folder: Path, console: Console) -> dict[str, float]:
 
     with (
         stub(folder / "slow", SLOW) as api,
-        daemon(folder, api, warm=200, deadline=PATIENT) as pid,
+        daemon(folder, api, warm=199, deadline=PATIENT) as pid,
     ):
         before = resident_mb(pid)
         result, most = asyncio.run(run(pid))

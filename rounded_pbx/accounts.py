@@ -87,18 +87,23 @@ class Accounts:
         """
         stale = await client.stale_connections(0.9 * self._interval, keep=self._warm)
         missing = max(0, self._warm - client.open_connections)
-        gets = [client.refresh_connection for _ in range(stale)]
-        gets += [client.open_connection for _ in range(1 if breaker.is_open else missing)]
-        if again and not gets:
-            gets.append(client.refresh_connection)
-        results = await asyncio.gather(*map(_in_time, gets), return_exceptions=True)
+        opens = [client.open_connection] * (1 if breaker.is_open else missing)
+        refreshes = stale or int(again and not opens)
+        results = await asyncio.gather(*map(_in_time, opens), return_exceptions=True)
         failures = [result for result in results if isinstance(result, Exception)]
+        for _ in range(refreshes):  # one by one: all at once would hold up a call's answer
+            if failures:
+                break
+            try:
+                await _in_time(client.refresh_connection)
+            except Exception as error:
+                failures.append(error)
         for failure in failures:
             if not isinstance(failure, ApiError | TimeoutError):
                 raise failure
         if any(map(_is_outage, failures)):
             breaker.note_failure()
-        elif gets:
+        elif opens or refreshes:
             breaker.hasten()
         return failures[0] if failures else None
 
