@@ -258,12 +258,12 @@ def write(rows: list[Row], folder: Path, rate: float) -> None:
             orientation="horizontal",
         )
         axis.set_yticks(range(1, len(ours) + 1), [row.way for row in ours])
-        axis.invert_yaxis()
         axis.set_title(f"API {rtt} ms away, HTTPS")
         axis.set_xlabel(
             "ms from INVITE in to INVITE out (box: quartiles; whiskers: p1, p99)", size=8
         )
         axis.set_xlim(left=0)
+    axes[0].invert_yaxis()  # both share it
     figure.tight_layout()
     figure.savefig(folder / "latency.svg", metadata={"Date": None})
 

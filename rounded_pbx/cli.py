@@ -36,7 +36,9 @@ app = typer.Typer(
 )
 # What comes from files, callers or the API is escape()d, or it could be taken for markup.
 # Tables in a pipe or a file are not cut to the width of a terminal that is not there.
-out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+out = Console(
+    highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 200
+)
 err = Console(stderr=True, highlight=False, emoji=False)
 
 ConfigOption = Annotated[
@@ -190,7 +192,7 @@ def route(
             out.print(f"[red]BAD_NUMBER[/]  {escape(problem)}", soft_wrap=True)
         else:
             sync = "?sync=true" if request.wait.value == "sync" else ""
-            out.print(f"[bold]POST[/] {settings.api.base_url}/v1/calls/stage{sync}")
+            out.print(f"[bold]POST[/] {escape(settings.api.base_url)}/v1/calls/stage{sync}")
             out.print_json(json.dumps(request.body()))
     raise typer.Exit(0 if request else 1)
 
@@ -209,7 +211,11 @@ def stage(
     path, settings = _load(config)
     keys = _keys(path, settings)
     call = _call(did, caller, name, route_name)
-    answer = asyncio.run(_stage(settings, keys, call, _pairs(channel)))
+    try:
+        answer = asyncio.run(_stage(settings, keys, call, _pairs(channel)))
+    except (OSError, ValueError) as error:
+        err.print(f"[bold red]error[/] cannot start: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
     if as_json:
         print_json(dict(answer))
     else:

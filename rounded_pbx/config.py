@@ -147,7 +147,8 @@ class Api(_Section):
             r"(https?)://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::([0-9]{1,5}))?/?", value
         )
         if not url or int(url[3] or 0) > 65535:
-            raise ValueError(f"{value!r} is not a URL such as https://api.callrounded.com")
+            shown = "this" if "@" in value else repr(value)  # a password may stand in it
+            raise ValueError(f"{shown} is not a URL such as https://api.callrounded.com")
         if url[1] == "http" and not _is_loopback(url[2].strip("[]")):
             raise ValueError(f"{value!r} would send the API key in clear; expected https://")
         if url[2].startswith("["):
@@ -226,6 +227,7 @@ class RouteSection(_Section):
             dids=tuple(form for did in self.did for form in number_forms(did, country)),
             account=self.account,
             country=country,
+            home=numbers.country,
             to_number=self.to_number,
             direction=self.direction,
             wait=self.wait or calls.wait,
@@ -257,6 +259,20 @@ class FastAgi(_Section):
             raise ValueError("is empty, so nobody could connect; expected networks")
         return value
 
+    @pydantic.model_validator(mode="after")
+    def _reachable(self) -> Self:
+        host = ipaddress.ip_address(self.listen.host)
+        if host.is_loopback:
+            own = LOOPBACK[0 if host.version == 4 else 1]
+            may = [n for n in self.allow if n.version == own.version and n.overlaps(own)]
+        else:
+            may = [n for n in self.allow if not n.is_loopback]
+        if not host.is_unspecified and not any(n.version == host.version for n in may):
+            raise ValueError(
+                f"nobody in allow can reach {self.listen}; expected the networks of your switches"
+            )
+        return self
+
 
 class AsteriskSection(_Section):
     """The Asterisk side."""
@@ -274,6 +290,14 @@ class Config(_Section):
     routes: tuple[RouteSection, ...] = ()
     trunk: Trunk | None = None
     asterisk: AsteriskSection = AsteriskSection()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, data: object) -> object:
+        """A section whose every line is commented out."""
+        if not isinstance(data, dict):
+            return data
+        return {name: section for name, section in data.items() if section is not None}
 
     def route_table(self) -> RouteTable:
         """The routes, ready to be asked."""

@@ -65,19 +65,28 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
                 f"account {account} is not in accounts: {', '.join(known) or 'none'}",
             )
         on_failure = route.get("on_failure") or calls.get("default_on_failure")
-        if on_failure == "fallback" and not route.get("fallback"):
+        fallback = route.get("fallback")
+        some = any(fallback.values()) if isinstance(fallback, dict) else bool(fallback)
+        if on_failure == "fallback" and not some:
             where = "on_failure" if route.get("on_failure") else "name"
             text = "on_failure is fallback; expected a fallback for at least one switch"
             yield (*here, where), text
         country = route.get("country") or numbers.get("country")
         for loc, did in _dids(here, route):
             forms = number_forms(did, str(country) if country else None)
+            # At a call, the country of numbers reads the DID before it is matched.
+            home = numbers.get("country")
+            forms = list(dict.fromkeys([*forms, *number_forms(did, str(home) if home else None)]))
             for form in forms:
                 if dids.setdefault(form, index) != index:
                     other = routes[dids[form]].get("name")
                     yield loc, f"{did} already leads to the route {other}"
                     break
-            if not did.endswith("*") and not E164.fullmatch(forms[0]) and "to_number" not in route:
+            if (
+                not did.endswith("*")
+                and not E164.fullmatch(forms[0])
+                and route.get("to_number") is None
+            ):
                 text = f"{did} is no number in E.164; expected a to_number beside it"
                 yield loc, text + ("" if country else ", or a country in numbers")
 

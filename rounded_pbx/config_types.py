@@ -19,7 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAME = r"[A-Za-z0-9_.-]{1,64}"
 DID = re.compile(r"\*|[+]?[A-Za-z0-9_.-]{1,40}\*?")
 # Goto's own notation; a comma separates, nothing here can be expanded or end an argument.
-_ASTERISK_TARGET = r"[A-Za-z0-9_.+*#@-]+(?:,[A-Za-z0-9_.+*#@-]+){2}"
+_ASTERISK_TARGET = r"[A-Za-z0-9_.+*#@-]{1,80}(?:,[A-Za-z0-9_.+*#@-]{1,80}){2}"
 _FREESWITCH_TARGET = r"[A-Za-z0-9_.+*#-]+ XML [A-Za-z0-9_.-]+"
 
 

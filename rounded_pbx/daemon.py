@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import AsyncIterator, Mapping
 
@@ -35,6 +36,29 @@ def desk_of(config: Config, accounts: Accounts) -> Desk:
     )
 
 
+#: Open files beside sessions and connections to the API: the loop, the log, tables being read.
+OTHER_FILES = 64
+
+
+def _most_sessions(config: Config, accounts: int) -> int:
+    """Beyond the stagings in flight, so that those too many are told LIMITED.
+
+    systemd and shells give 1024 open files unless asked. A daemon that has none left accepts nobody
+    for a second at a time, and its callers wait past their deadline: it must refuse them before.
+    """
+    sessions = 2 * config.calls.max_in_flight
+    others = accounts * config.api.max_connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < sessions + others:
+        most = sessions + others if hard == resource.RLIM_INFINITY else hard
+        soft = min(sessions + others, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < sessions + others:
+            sessions = max(1, soft - others)
+            log.warning("%d open files allow %d sessions at a time", soft, sessions)
+    return sessions
+
+
 @contextlib.asynccontextmanager
 async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[Address]:
     """The daemon at work; yields the FastAGI address. Leaving it lets the calls in flight end."""
@@ -48,8 +72,7 @@ async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[Addr
             application.handler,
             deadline=config.calls.deadline,
             allow=config.asterisk.fastagi.allow,
-            # Beyond the stagings in flight, so that those too many are told LIMITED.
-            max_connections=2 * config.calls.max_in_flight,
+            max_connections=_most_sessions(config, len(keys)),
             longest_line=LONGEST_ENVIRONMENT,
         )
         address = await fastagi.start(config.asterisk.fastagi.listen)

@@ -19,6 +19,7 @@ RoundedPbxError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,11 @@ class Problem:
     file: str
     line: int
     text: str
+
+    def __post_init__(self) -> None:
+        # One mistake is one line, whatever stands in the key that it names.
+        text = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "?", self.text)
+        object.__setattr__(self, "text", text)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.text}"

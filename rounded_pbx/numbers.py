@@ -88,13 +88,18 @@ def _valid_without_plus(number: str) -> str | None:
     return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 
+def shows_none(caller: CallerId) -> bool:
+    """Whether the caller is withheld, by presentation or by what stands for a number."""
+    return caller.withheld or caller.number.strip().lower() in _WITHHELD
+
+
 def caller_number(caller: CallerId, policy: CallerPolicy, country: str | None) -> str:
     """The caller's number as E.164, or the policy's where it is withheld or is none.
 
     Raises:
         BadNumber: the caller shows no usable number and the policy replaces it by none.
     """
-    if caller.withheld or caller.number.strip().lower() in _WITHHELD:
+    if shows_none(caller):
         if policy.withheld is None:
             raise BadNumber("caller withheld, and numbers.withheld is not set")
         return policy.withheld

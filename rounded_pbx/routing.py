@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from .call import CallContext, Direction, Switch, Wait
 from .errors import BadNumber
-from .numbers import to_e164
+from .numbers import E164, to_e164
 from .templates import CHANNEL, Template, Value, fields
 
 
@@ -36,6 +36,7 @@ class Route:
     dids: tuple[str, ...] = ()
     account: str = "default"
     country: str | None = None
+    home: str | None = None
     to_number: str | None = None
     direction: Direction | None = None
     wait: Wait = Wait.POLL
@@ -44,6 +45,17 @@ class Route:
     custom_headers: Mapping[str, str | Template] = field(default_factory=dict)
     on_failure: Next = Next.DIAL
     fallback: Mapping[Switch, str] = field(default_factory=dict)
+
+    def number(self, did: str) -> str:
+        """``did`` as E.164: in ``home`` if it is the route's only there, else in ``country``.
+
+        Raises:
+            BadNumber: it is possible in neither.
+        """
+        readings = [number_forms(did, country)[0] for country in (self.country, self.home)]
+        readings = [reading for reading in readings if E164.fullmatch(reading)]
+        own = [reading for reading in readings if any(_fits(reading, each) for each in self.dids)]
+        return (own or readings or [to_e164(did, self.country)])[0]
 
     def channel_variables(self) -> tuple[str, ...]:
         """The channel variables that the route's templates name, sorted."""
@@ -92,6 +104,10 @@ class RouteTable:
                 if len(form) >= length and form[:length] in self._prefixes:
                     return self._prefixes[form[:length]]
         return None
+
+
+def _fits(did: str, pattern: str) -> bool:
+    return did.startswith(pattern[:-1]) if pattern.endswith("*") else did == pattern
 
 
 def number_forms(did: str, country: str | None) -> list[str]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from .call import CallContext, Direction, Wait, clean
 from .errors import BadNumber
-from .numbers import CallerPolicy, caller_number, to_e164
+from .numbers import CallerPolicy, caller_number, shows_none
 from .routing import Route
 from .templates import CHANNEL, Filled, fill
 
@@ -86,13 +86,13 @@ class StagingRequest:
         from_number = caller_number(call.caller, policy, route.country)
         did = call.did
         try:
-            did = to_e164(call.did, route.country)
+            did = route.number(call.did)
         except BadNumber as error:
             if route.to_number is None:
                 raise BadNumber(f"DID: {error}") from None
         values = {
             "account_code": call.account_code,
-            "caller.name": "" if call.caller.withheld else call.caller.name,
+            "caller.name": "" if shows_none(call.caller) else call.caller.name,
             "caller.number": from_number,
             "context": call.context,
             "did": did,

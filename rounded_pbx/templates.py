@@ -6,6 +6,7 @@ filled for every call. Constants keep their type; a template always yields text.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,8 @@ def compile_value(value: object) -> Value:
     if isinstance(value, str):
         return _compile_text(value)
     if isinstance(value, bool | int | float):
+        if value in (math.inf, -math.inf):
+            raise ValueError("is beyond what a number can be; put it in quotes")
         return value
     if isinstance(value, Mapping):
         return {str(name): compile_value(inner) for name, inner in value.items()}

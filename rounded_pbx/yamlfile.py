@@ -18,6 +18,8 @@ Loc = tuple[str | int, ...]
 #: Values of a configuration, with what aliases repeat.
 MOST_NODES = 100_000
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class _Loader(yaml.SafeLoader):
     """A SafeLoader whose only implicit types are null, true and false, and canonical numbers."""
@@ -110,6 +112,8 @@ class YamlFile:
                 return sizes[id(node)]
             size = 1
             if isinstance(node, yaml.ScalarNode):
+                if _SURROGATE.search(node.value):
+                    fault(node, "holds half a character (\\ud83d…); write the character itself")
                 plain = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
                 if node.tag not in ("tag:yaml.org,2002:str", plain):
                     fault(node, f"has the type {node.tag}; expected a plain value or quotes")
@@ -120,6 +124,7 @@ class YamlFile:
                 for item in node.value:
                     if isinstance(item, tuple):
                         key, item = item
+                        walk(key, (*above, id(node)))
                         name, line = str(key.value), key.start_mark.line + 1
                         if name in first and name != "<<":
                             stands = f"it already stands in line {first[name]}"

@@ -115,6 +115,18 @@ def test_a_hangup_comes_before_the_reply_and_is_none(version: str) -> None:
     assert replies(f"asterisk-{version}/agi-wait-both.txt") == []  # plain EOF
 
 
+@pytest.mark.parametrize("line", [b"HANGUP\n", b"100 Trying...\n"])
+def test_a_flood_of_lines_that_are_no_reply_is_refused(line: bytes) -> None:
+    parser = ReplyParser()
+    for _ in range(3):
+        parser.receive(line)
+        parser.receive(b"200 result=1\n")
+    for _ in range(16):
+        parser.receive(line)
+    with pytest.raises(ProtocolError, match="too many lines"):
+        parser.receive(line)
+
+
 def test_a_usage_error_is_one_reply_of_three_lines() -> None:
     heard = replies("asterisk-22/agi-showusage.txt")
     assert heard[:2] == [Reply(520), Reply(200, "-1")]

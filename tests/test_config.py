@@ -122,6 +122,7 @@ MISTAKES = [
     (ACCOUNT + "numbers:\n  withheld: 33612345678\n", 3, "'33612345678' is not a number in E.164"),
     (ACCOUNT + "api:\n  base_url: ftp://x\n", 3, "not a URL such as https://api.callrounded.com"),
     (ACCOUNT + "api:\n  base_url: https://x/v1\n", 3, "not a URL such as https://api.callrounded"),
+    (ACCOUNT + "api:\n  base_url: https://u:p@x\n", 3, "this is not a URL such as https://api.ca"),
     (ACCOUNT + "api:\n  base_url: http://x.example\n", 3, "API key in clear; expected https://"),
     (ACCOUNT + "trunk:\n  name: rounded\n", 2, "trunk.host is missing"),
     (ACCOUNT + "trunk:\n  host: a b\n", 3, "'a b' is not a host name or address"),
@@ -129,6 +130,9 @@ MISTAKES = [
     (FASTAGI + "listen: localhost:1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
     (FASTAGI + "listen: 1.2.3.4:70000\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
     (FASTAGI + "allow: []\n", 4, "is empty, so nobody could connect; expected networks"),
+    (FASTAGI + "allow: [192.0.2.0/24]\n", 3, "can reach 127.0.0.1:4573; expected the networks of"),
+    (FASTAGI + "listen: 192.0.2.1:4573\n", 3, "nobody in allow can reach 192.0.2.1:4573; expected"),
+    (FASTAGI + "listen: '[::1]:1'\n    allow: [127.0.0.0/8]\n", 3, "nobody in allow can reach"),
     (FASTAGI + "allow:\n    - 127.0.0.1/8\n", 5, "expected a network such as 127.0.0.0/8"),
     # routes
     (ACCOUNT + "routes: {a: b}\n", 2, "routes is not a list"),
@@ -149,6 +153,24 @@ MISTAKES = [
     (ROUTE + "    direction: in\n", 5, "'in' is not one of 'inbound' or 'outbound'"),
     (ROUTE + "    on_failure: dail\n", 5, "is not one of 'dial', 'fallback' or 'hangup'"),
     (ROUTE + "    on_failure: fallback\n", 5, "expected a fallback for at least one switch"),
+    (
+        ROUTE + "    on_failure: fallback\n    fallback: {asterisk: }\n",
+        5,
+        "a fallback for at least",
+    ),
+    (
+        ROUTE + "    did: sales\n    to_number: null\n",
+        5,
+        "expected a to_number beside it, or a country",
+    ),
+    (
+        ROUTE + "    dynamic_variables: {a: 9e999}\n".replace("9e999", "9" * 400 + ".0"),
+        5,
+        "in quotes",
+    ),
+    (ROUTE + '    dynamic_variables: {a: "\\ud83d"}\n', 5, "holds half a character"),
+    (ROUTE + '    dynamic_variables: {"\\ud83d": a}\n', 5, "holds half a character"),
+    (ROUTE + '    "a\\nb": 1\n', 5, "routes.0.a?b is not known"),
     (ROUTE + "    fallback: {asterisk: '600'}\n", 5, "not a target like from-internal,600,1"),
     (ROUTE + "    fallback: {asterisk: 'a,${X},1'}\n", 5, "not a target like from-internal,600,1"),
     (ROUTE + "    fallback: {freeswitch: '600'}\n", 5, "not a target like 600 XML default"),
@@ -238,6 +260,20 @@ def test_a_did_that_is_written_as_the_trunk_sends_it_finds_its_route(
 ) -> None:
     config = loaded(path, ROUTE + "    country: BE\n    did: '0470123456'\n" + country)
     assert config.route_table().match("0470123456") is not None
+
+
+def test_a_did_that_two_countries_read_as_one_number_leads_to_one_route(path: Path) -> None:
+    text = f"""{ACCOUNT}numbers: {{country: FR}}
+routes:
+  - {{name: a, agent_id: {AGENT}, did: 0612345678, country: DE}}
+  - {{name: b, agent_id: {AGENT}, did: "+33612345678"}}
+"""
+    assert mistakes(path, text) == [(5, "+33612345678 already leads to the route a")]
+
+
+def test_a_section_whose_lines_are_all_commented_out_is_as_good_as_none(path: Path) -> None:
+    config = loaded(path, ROUTE + "calls:\n  # deadline: 1.5\napi:\nnumbers:\nasterisk:\ntrunk:\n")
+    assert config == loaded(path, ROUTE)
 
 
 def test_an_account_with_a_number_for_a_name_is_found_quoted_or_not(path: Path) -> None:

@@ -258,6 +258,38 @@ async def test_a_defect_of_ours_gets_an_answer(server: Server) -> None:
     assert variables["ROUNDED_NEXT"] == "hangup"
 
 
+@pytest.mark.parametrize("where", ["Environment.parse", "Arguments.parse", "to_call"])
+async def test_a_defect_in_our_reading_gets_an_answer_too(
+    server: Server, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(f"rounded_pbx.servers.fastagi.agi.{where}", defect)
+    asterisk = await server.connect()
+    asterisk.write(environment())
+    if where == "to_call":
+        await asterisk.meet_the_challenge()
+    variables = await asterisk.variables()
+    assert (variables["ROUNDED_STATUS"], variables["ROUNDED_CALL_ID"]) == ("ERROR", "")
+
+
+async def test_a_defect_in_the_reader_ends_the_session_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stager.behave = _never
+    asterisk = await server.session()
+
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rounded_pbx.servers.fastagi.agi.ReplyParser.receive", defect)
+    begun = asyncio.get_running_loop().time()
+    asterisk.write(b"200 result=1\n")
+    assert await asterisk.command() == ""
+    assert asyncio.get_running_loop().time() - begun < 2
+
+
 @pytest.mark.parametrize(
     "caller",
     [

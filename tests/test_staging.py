@@ -122,6 +122,23 @@ def test_a_caller_without_a_number_is_refused_where_no_policy_replaces_it() -> N
         request({"caller": CallerId()}, policy=CallerPolicy())
 
 
+@pytest.mark.parametrize("number", ["anonymous", "Unknown", "", "restricted"])
+def test_a_caller_who_shows_no_number_shows_no_name_either(number: str) -> None:
+    hidden = request(
+        call={"caller": CallerId(number, "Jean Löwy")},
+        route={"dynamic_variables": {"name": "{caller.name}"}},
+    )
+    assert (hidden.from_number, hidden.dynamic_variables) == ("+33000000000", {"name": ""})
+
+
+def test_a_did_is_sent_as_it_was_matched() -> None:
+    """The country of numbers reads it for the match, the route's is for its callers."""
+    route = {"country": "DE", "home": "FR", "dids": ("+33612345678", "0612345678")}
+    assert request(route=route).to_number == "+33612345678"
+    assert request(route={**route, "dids": ("+336*",)}).to_number == "+33612345678"
+    assert request(route={**route, "dids": ("+49*",)}).to_number == "+49612345678"
+
+
 def test_a_number_is_read_in_the_routes_country() -> None:
     belgian = request({"did": "0470123456"}, {"country": "BE"})
     assert (belgian.to_number, belgian.from_number) == ("+32470123456", "+32700000001")

@@ -36,6 +36,8 @@ from ..errors import ProtocolError
 LONGEST_ENVIRONMENT = 32 * 1024
 #: Lines of a usage text that we read: Asterisk's longest has ten.
 LONGEST_USAGE = 40
+#: Lines in a row that complete no reply (``HANGUP``, a 100): Asterisk writes two at most.
+MOST_NOTICES = 16
 
 #: In the order of setup_env(), res_agi.c. Without a path in the URL there is no agi_network_script.
 ENVIRONMENT_KEYS = (
@@ -243,6 +245,7 @@ class ReplyParser:
 
     def __init__(self) -> None:
         self._usage = 0
+        self._notices = 0
 
     def receive(self, line: bytes) -> Reply | HangupNotice | None:
         """What a line (with or without its line feed) completes; None if more must come.
@@ -261,6 +264,7 @@ class ReplyParser:
                 raise ProtocolError("AGI: a usage text that is none")
             return None
         if text == "HANGUP":
+            self._note()
             return HangupNotice()
         if text.startswith("520-"):
             self._usage = 1
@@ -270,9 +274,16 @@ class ReplyParser:
             raise ProtocolError("AGI: a line is no reply")
         code = int(match[1])
         if code == 100:
+            self._note()
             return None
+        self._notices = 0
         result = _RESULT.match(match[2] or "")
         return Reply(code, result[1], result[2]) if result else Reply(code)
+
+    def _note(self) -> None:
+        self._notices += 1
+        if self._notices > MOST_NOTICES:  # a flood of them would starve the other sessions
+            raise ProtocolError("AGI: too many lines that are no reply")
 
 
 def quote(value: str) -> str:

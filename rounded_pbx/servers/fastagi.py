@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from panoramisk.fast_agi import Application, Request
 
-from ..call import CallContext, Switch, clean
+from ..call import CallContext, Switch, mask_numbers
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import Answer, Desk, handle_call, not_understood
 from ..protocol import agi
@@ -168,6 +168,9 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             self._end(Hangup(f"the session broke: {error}"))
         except ProtocolError as error:
             self._end(error)
+        except Exception:  # whoever waits for a reply must not wait for the deadline
+            log.exception("a defect of rounded_pbx while it read a session")
+            self._end(SwitchError("a defect of rounded_pbx"))
 
     def _end(self, why: SwitchError) -> None:
         self._ended = why
@@ -180,6 +183,11 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         if self._work is not None:
             self._work.cancel()
             self._work = None
+
+
+def _defect() -> str:
+    log.exception("a defect of rounded_pbx; the call goes on without a staging")
+    return "a defect of rounded_pbx: see its log"
 
 
 class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has no types
@@ -218,15 +226,24 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             environment, refused = agi.Environment.parse(block), ""
         except ProtocolError as error:
             environment, refused = agi.Environment({}), str(error)
+        except Exception:
+            environment, refused = agi.Environment({}), _defect()
         session = Session(self, environment, reader, writer)
         reading = asyncio.ensure_future(session.read())
         try:
             if refused:
                 answer = not_understood(Switch.ASTERISK, refused)
             else:
-                answer = await self._answer(session, accepted, deadline - REPLY_TIME)
-            await session.set_variables(answer.variables)
-            answer.log()
+                try:
+                    answer = await self._answer(session, accepted, deadline - REPLY_TIME)
+                except SwitchError:
+                    raise
+                except Exception:
+                    answer = not_understood(Switch.ASTERISK, _defect())
+            try:
+                await session.set_variables(answer.variables)
+            finally:
+                answer.log()
         finally:
             reading.cancel()
 
@@ -244,7 +261,9 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         except ProtocolError as error:
             return not_understood(Switch.ASTERISK, str(error))
         if arguments.ignored:
-            log.warning("AGI arguments that mean nothing: %s", clean(", ".join(arguments.ignored)))
+            log.warning(
+                "AGI arguments that mean nothing: %s", mask_numbers(", ".join(arguments.ignored))
+            )
         session.challenge()
         if not environment.query:  # arguments that a caller could have forged: make sure first
             await session.challenge_met()
