@@ -117,9 +117,6 @@ def switch(
     script.chmod(0o755)
     examples = ROOT / "dialplan_examples/asterisk"
     dialplan = (examples / "extensions_rounded.conf").read_text()
-    start = dialplan.index("exten => +33612345678", dialplan.index("[rounded]"))
-    block = dialplan[start : dialplan.index("[rounded-call]")]
-    second = block.replace("+33612345678", "+33612345679")
     trunk = (
         (examples / "pjsip_rounded.conf")
         .read_text()
@@ -133,7 +130,7 @@ def switch(
             "extensions.conf": EXTENSIONS.format(
                 script=script, authority=authorities, api0=apis[0].url, api40=apis[40].url
             ),
-            "extensions_rounded.conf": dialplan.replace(block, block + second),
+            "extensions_rounded.conf": dialplan,
             "pjsip.conf": PJSIP,
             "pjsip_rounded.conf": trunk.replace("sip.example.net:5060", f"{TRUNK}:{trunk_port}"),
             "logger.conf": "[general]\n[logfiles]\nmessages => error\n",

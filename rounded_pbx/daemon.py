@@ -78,7 +78,7 @@ async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[Addr
         )
         address = await fastagi.start(config.asterisk.fastagi.listen)
         warming = asyncio.ensure_future(accounts.keep_warm())
-        log.info("FastAGI listens on %s; %d routes", address, len(desk.routes))
+        log.info("FastAGI listens on %s; routes: %d", address, len(desk.routes))
         try:
             yield address
         finally:

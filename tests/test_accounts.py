@@ -10,6 +10,7 @@ import logging
 import time
 import warnings
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpcore
@@ -27,11 +28,13 @@ from .helpers import (
     STAGED,
     Peer,
     answer,
+    ca_file,
     config,
     eventually,
     every_file_closed,
     raw_server,
     sandbox,
+    server_tls,
     steps,
 )
 
@@ -54,6 +57,15 @@ async def at_work(
         finally:
             warming.cancel()
             await asyncio.wait([warming], timeout=2)
+
+
+async def test_an_account_is_reached_as_the_configuration_says(tmp_path: Path) -> None:
+    async with raw_server(Peer.answer_all, tls=server_tls()) as server:
+        api: dict[str, Any] = {"ca_file": ca_file(tmp_path), "max_connections": 2}
+        async with Accounts(config(server.url, **api), {"default": KEY}) as accounts:
+            client = client_of(accounts)
+            await asyncio.gather(*(client.list_phone_numbers() for _ in range(8)))
+            assert client.open_connections == len(server.peers) == 2
 
 
 def client_of(accounts: Accounts, name: str = "default") -> RoundedClient:

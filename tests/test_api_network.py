@@ -244,6 +244,12 @@ async def test_a_key_never_stands_in_an_error_though_the_server_repeats_it(
     assert KEY not in "".join(traceback.format_exception(error))
 
 
+async def test_a_message_is_cut_after_the_key_is_out_of_it() -> None:
+    text = "x" * 290 + KEY
+    error = await answered(answer(400, {"message": text}), lambda client: client.stage(BODY))
+    assert KEY[:3] not in str(error)
+
+
 async def test_a_key_never_stands_in_a_repr_or_in_a_log_of_any_library(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

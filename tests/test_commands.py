@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +124,18 @@ def test_a_call_is_staged_from_the_shell(
     assert json.loads(unknown.stdout)["ROUNDED_STATUS"] == "NO_ROUTE"
     seen = (tmp_path / "sandbox.log").read_text()
     assert len(re.findall("POST +/v1/calls/stage +201", seen)) == 2
+
+
+def test_a_call_from_the_shell_ends_by_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUNDED_API_KEY", "sandbox")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        file = config(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        ended = run("stage", "--config", file, "--did", "0612345678", "--from", "0145678901")
+    assert "ROUNDED_STATUS=TIMEOUT" in ended.stdout
+    assert time.monotonic() - begun < 10
 
 
 def test_a_port_that_is_taken_is_said(

@@ -173,6 +173,8 @@ MISTAKES = [
     (ROUTE + '    "a\\nb": 1\n', 5, "routes.0.a?b is not known"),
     (ROUTE + "    fallback: {asterisk: '600'}\n", 5, "not a target like from-internal,600,1"),
     (ROUTE + "    fallback: {asterisk: 'a,${X},1'}\n", 5, "not a target like from-internal,600,1"),
+    (ROUTE + "    fallback: {freeswitch: '6{a} XML a'}\n", 5, "not a target like 600 XML default"),
+    (ROUTE + "    fallback: {asterisk: 'a,${X},1'}\n", 5, "not a target like from-internal,600,1"),
     (ROUTE + "    fallback: {freeswitch: '600'}\n", 5, "not a target like 600 XML default"),
     (ROUTE + "    fallback:\n      kamailio: x\n", 6, "expected one of asterisk, freeswitch"),
     (

@@ -1,14 +1,50 @@
-"""The daemon's own limits: how many sessions the system's open files allow."""
+"""The daemon as a whole: how it stops, and how many sessions the system's open files allow."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 
 import pytest
 
 from rounded_pbx import daemon
-from rounded_pbx.config import Account, Api, Calls, Config
+from rounded_pbx.config import (
+    Account,
+    Api,
+    AsteriskSection,
+    Calls,
+    Config,
+    FastAgi,
+    Numbers,
+    RouteSection,
+)
+from rounded_pbx.config_types import Address
+
+from .helpers import AGENT, KEY, sandbox
+from .test_fastagi import Asterisk, environment
+
+
+async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
+    async with sandbox(staging_time=0.6) as api:
+        settings = Config(
+            accounts={"default": Account(key_env="UNUSED")},
+            api=Api(base_url=api.url, warm=0),
+            numbers=Numbers(country="FR"),
+            routes=(RouteSection(name="a", agent_id=AGENT, did=["+33612345678"]),),
+            asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
+        )
+        async with daemon.running(settings, {"default": KEY}) as address:
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            asterisk = Asterisk(reader, writer)
+            asterisk.write(environment())
+            await asterisk.meet_the_challenge()
+            ending = asyncio.ensure_future(asterisk.variables())
+            await asyncio.sleep(0.2)
+        assert (await ending)["ROUNDED_STATUS"] == "STAGED"
+        with pytest.raises(OSError, match="Connect"):
+            await asyncio.open_connection(address.host, address.port)
+
 
 INFINITY = resource.RLIM_INFINITY
 

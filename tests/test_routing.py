@@ -118,6 +118,7 @@ def test_the_route_that_the_dialplan_names_wins_over_the_did() -> None:
 
 def test_a_route_that_is_not_there_is_none_and_does_not_fall_back_to_the_did() -> None:
     assert TABLE.find(call("+33612345678", route="no such")) is None
+    assert TABLE.find(call("+33612345678", route="")) is None  # present but empty is not missing
 
 
 def test_a_call_without_a_named_route_goes_by_its_did() -> None:

@@ -127,6 +127,12 @@ def name(value: object) -> str:
     return f"{type(value).__name__}-{getattr(value, 'status', '')}"
 
 
+async def test_poll_asks_less_and_less_often() -> None:
+    api = FakeApi(gets=["initiated"])
+    await stage(api, seconds=1.0)
+    assert 4 <= len(api.gets) <= 8
+
+
 async def test_poll_asks_until_the_call_is_staged() -> None:
     api = FakeApi(gets=["initiated", "created", "whatever", "staged"])
     assert await stage(api) == StagingResult(Outcome.STAGED, CALL_ID)

@@ -104,6 +104,17 @@ def test_what_the_configuration_refuses_leads_somewhere(
     assert ids(reached.invites()) == [[]]
 
 
+@pytest.mark.chan_sip
+def test_a_did_without_lines_of_its_own_is_staged_or_comes_back(lab: Lab) -> None:
+    lab.call(sipp.caller("79"))
+    assert lab.notices("ADMIN-BACK") == ["ADMIN-BACK UNAVAILABLE fallback"]
+    with daemon(lab.directory / "daemon", config(lab.api.url, did="+336*")):
+        lab.call(sipp.caller("79"))
+    assert ids(lab.trunk.invites()) == [lab.api.ids()]
+    assert lab.trunk.invites()[0].first_line.startswith("INVITE sip:+33699999999@")
+    assert lab.phone.invites() == []
+
+
 def test_the_policy_dial_calls_the_agent_without_an_id(lab: Lab) -> None:
     lab.api.behave(fault="500", fault_on=["stageCall"])
     with daemon(lab.directory / "daemon", config(lab.api.url, on_failure="dial")):
