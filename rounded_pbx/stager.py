@@ -120,7 +120,8 @@ async def _stage(
             return await _until_staged(api, call_id), True
     except TimeoutError as error:
         if call_id is None:
-            if error.__cause__ is not None and error.__cause__.args == (OUR_QUEUE,):
+            cancelled = error.__context__  # Python 3.11.2 has no __cause__ here
+            if cancelled is not None and cancelled.args == (OUR_QUEUE,):
                 reason = "no connection to the API was free in time"
                 return StagingResult(Outcome.TIMEOUT, reason=reason), None
             return StagingResult(Outcome.TIMEOUT, reason="no answer from the API in time"), False
