@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
-from .errors import BadNumber, ConfigError
+from .errors import BadNumber, ConfigError, RoundedPbxError
 
 if TYPE_CHECKING:
     from .call import CallContext
@@ -103,6 +103,16 @@ def _keys(path: Path, config: Config) -> dict[str, str]:
     return {name: key.get_secret_value() for name, key in keys.items()}
 
 
+@contextlib.contextmanager
+def _saying_why() -> Iterator[None]:
+    """What the system refuses is one line; a defect of ours keeps its traceback."""
+    try:
+        yield
+    except (OSError, RoundedPbxError) as error:
+        err.print(f"[bold red]error[/] cannot start: {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
 @app.command()
 def serve(
     config: ConfigOption = None,
@@ -119,11 +129,8 @@ def serve(
     )
     for noisy in ("httpx", "httpcore", "panoramisk"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
+    with _saying_why():
         asyncio.run(daemon.serve(settings, keys))
-    except (OSError, ValueError) as error:
-        err.print(f"[bold red]error[/] cannot start: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -211,11 +218,8 @@ def stage(
     path, settings = _load(config)
     keys = _keys(path, settings)
     call = _call(did, caller, name, route_name)
-    try:
+    with _saying_why():
         answer = asyncio.run(_stage(settings, keys, call, _pairs(channel)))
-    except (OSError, ValueError) as error:
-        err.print(f"[bold red]error[/] cannot start: {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from None
     if as_json:
         print_json(dict(answer))
     else:

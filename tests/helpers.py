@@ -24,12 +24,16 @@ from starlette.types import Receive, Scope, Send
 from rounded_pbx.config import Account, Api, Config
 from rounded_pbx.config_types import Address
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
+from rounded_pbx.staging import StagingRequest
 
 #: Seconds until a test that hangs has failed.
 PATIENCE = 30.0
 KEY = "rk-5e17c0ffee-2c9a"
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
 CALL_ID = "0d0b6f0e-98a5-4a9d-8f3c-5a8c1f8f5f11"
+REQUEST = StagingRequest(
+    account="default", from_number="+33612345678", to_number="+33912345678", agent_id=AGENT
+)
 BODY = {"from_number": "+33612345678", "to_number": "+33912345678", "agent_id": AGENT}
 
 

@@ -20,11 +20,11 @@ from rounded_pbx import accounts as module
 from rounded_pbx.accounts import Accounts
 from rounded_pbx.api import RoundedClient
 from rounded_pbx.stager import Stager
-from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
+from rounded_pbx.staging import Outcome, StagingResult
 
 from .helpers import (
-    AGENT,
     KEY,
+    REQUEST,
     STAGED,
     Peer,
     answer,
@@ -38,9 +38,6 @@ from .helpers import (
     steps,
 )
 
-REQUEST = StagingRequest(
-    account="default", from_number="+33612345678", to_number="+33912345678", agent_id=AGENT
-)
 QUICK: dict[str, Any] = {"warm": 3, "probe_interval": 0.1}
 
 

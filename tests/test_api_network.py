@@ -20,6 +20,7 @@ from rounded_pbx.errors import (
     ApiError,
     ApiUnauthorized,
     ApiUnreachable,
+    RoundedPbxError,
 )
 
 from .api_operations import (
@@ -195,7 +196,7 @@ async def test_a_proxy_that_gives_no_tunnel_has_not_seen_the_request(
 
 def test_a_proxy_that_is_none_of_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
-    with pytest.raises(ValueError, match="expected http://"):
+    with pytest.raises(RoundedPbxError, match="expected http://"):
         RoundedClient("https://api.example.com", KEY, trust_env=True)
 
 

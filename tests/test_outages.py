@@ -21,7 +21,7 @@ from rounded_pbx.breaker import Breaker
 from rounded_pbx.call import Wait
 from rounded_pbx.errors import ApiError
 from rounded_pbx.stager import Account, Stager
-from rounded_pbx.staging import Outcome, StagingRequest
+from rounded_pbx.staging import Outcome
 from rounded_pbx.threads import Unwaited
 
 from .helpers import (
@@ -29,6 +29,7 @@ from .helpers import (
     BODY,
     CALL_ID,
     KEY,
+    REQUEST,
     STAGED,
     Peer,
     answer,
@@ -37,10 +38,6 @@ from .helpers import (
     raw_server,
     sandbox,
     server_tls,
-)
-
-REQUEST = StagingRequest(
-    account="default", from_number="+33612345678", to_number="+33912345678", agent_id=AGENT
 )
 
 

@@ -25,12 +25,12 @@ from rounded_pbx.errors import (
     ApiUnreachable,
 )
 from rounded_pbx.stager import Account, Stager
-from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
+from rounded_pbx.staging import Outcome, StagingResult
 
 from .helpers import (
-    AGENT,
     CALL_ID,
     KEY,
+    REQUEST,
     Clock,
     Peer,
     answer,
@@ -40,9 +40,6 @@ from .helpers import (
     sandbox,
 )
 
-REQUEST = StagingRequest(
-    account="default", from_number="+33612345678", to_number="+33912345678", agent_id=AGENT
-)
 MARGIN = 0.5
 FOREVER = 3600.0
 

@@ -30,6 +30,7 @@ from ..errors import (
     ApiTimeout,
     ApiUnauthorized,
     ApiUnreachable,
+    RoundedPbxError,
 )
 from ..staging import valid_uuid
 from .transport import CONNECTION, NEW, OLDEST, SENT, KeepAliveTransport
@@ -287,7 +288,7 @@ def _proxy(base_url: str) -> httpx.Proxy | None:
     """The HTTP proxy that the environment names for the API.
 
     Raises:
-        ValueError: it is none that we can use.
+        RoundedPbxError: it is none that we can use.
     """
     url = httpx.URL(base_url)
     named = urllib.request.getproxies()
@@ -296,7 +297,7 @@ def _proxy(base_url: str) -> httpx.Proxy | None:
         return None
     found = httpx.Proxy(proxy if "://" in proxy else f"http://{proxy}")
     if found.url.scheme != "http":
-        raise ValueError(f"the environment's proxy is {found.url.scheme}://; expected http://")
+        raise RoundedPbxError(f"the environment's proxy is {found.url.scheme}://; expected http://")
     return found
 
 

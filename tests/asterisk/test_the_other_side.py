@@ -12,7 +12,7 @@ from ..lab import sipp
 from ..lab.asterisk import settle
 from ..lab.daemon import Daemon, config, daemon
 from ..lab.processes import end, wait_until
-from .conftest import CAP, NOISE, PHONE, TRUNK, Lab, ids, wait_of
+from .conftest import CAP, NOISE, TRUNK, Lab, ids, wait_of
 
 REFUSALS = (
     "404 Not Found",
@@ -176,7 +176,6 @@ def test_a_call_from_the_agents_side_reaches_the_allow_list_only(
     settle(lab.asterisk)
     assert final[0].startswith(f"SIP/2.0 {status}"), final
     assert len(lab.phone.invites()) == (status == 200)
-    assert PHONE
 
 
 @pytest.mark.chan_sip
