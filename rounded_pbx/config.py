@@ -246,10 +246,10 @@ class Trunk(_Section):
     host: Annotated[str, matching(r"[A-Za-z0-9.\[\]:-]{1,255}", "a host name or address")]
 
 
-class FastAgi(_Section):
-    """The FastAGI listener: only a source in ``allow`` is served."""
+class Listening(_Section):
+    """A listener for switches: only a source in ``allow`` is served; ``off`` does not listen."""
 
-    listen: Listen = Address("127.0.0.1", 4573)
+    listen: Listen
     allow: tuple[Allowed, ...] = LOOPBACK
 
     @pydantic.field_validator("allow")
@@ -261,6 +261,8 @@ class FastAgi(_Section):
 
     @pydantic.model_validator(mode="after")
     def _reachable(self) -> Self:
+        if self.listen is None:
+            return self
         host = ipaddress.ip_address(self.listen.host)
         if host.is_loopback:
             own = LOOPBACK[0 if host.version == 4 else 1]
@@ -274,10 +276,28 @@ class FastAgi(_Section):
         return self
 
 
+class FastAgi(Listening):
+    """The listener for Asterisk's AGI."""
+
+    listen: Listen = Address("127.0.0.1", 4573)
+
+
+class Outbound(Listening):
+    """The listener for FreeSWITCH's outbound socket."""
+
+    listen: Listen = Address("127.0.0.1", 8084)
+
+
 class AsteriskSection(_Section):
     """The Asterisk side."""
 
     fastagi: FastAgi = FastAgi()
+
+
+class FreeSwitchSection(_Section):
+    """The FreeSWITCH side."""
+
+    outbound: Outbound = Outbound()
 
 
 class Config(_Section):
@@ -290,6 +310,16 @@ class Config(_Section):
     routes: tuple[RouteSection, ...] = ()
     trunk: Trunk | None = None
     asterisk: AsteriskSection = AsteriskSection()
+    freeswitch: FreeSwitchSection = FreeSwitchSection()
+
+    @pydantic.model_validator(mode="after")
+    def _serves_somebody(self) -> Self:
+        if self.asterisk.fastagi.listen is None and self.freeswitch.outbound.listen is None:
+            raise ValueError(
+                "asterisk.fastagi.listen and freeswitch.outbound.listen are both off: "
+                "expected an address for one of them"
+            )
+        return self
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -99,6 +99,10 @@ def parse_address(value: object) -> Address:
     return Address(str(ip), int(port))
 
 
+def _listen(value: object) -> Address | None:
+    return None if value in ("off", False) else parse_address(value)
+
+
 def _network(value: object) -> Network:
     try:
         return ipaddress.ip_network(str(value))
@@ -114,7 +118,7 @@ Country = Annotated[str, AfterValidator(_country)]
 Name = Annotated[Text, matching(NAME, "a name of at most 64 of A-Z a-z 0-9 _ . -")]
 Did = Annotated[Text, matching(DID, "a DID, such as +33612345678, +336* or *")]
 Uuid = Annotated[str, AfterValidator(_uuid)]
-Listen = Annotated[Address, PlainValidator(parse_address)]
+Listen = Annotated[Address | None, PlainValidator(_listen)]
 Allowed = Annotated[Network, PlainValidator(_network)]
 VariableName = Annotated[Text, matching(VARIABLE_NAME, "the name of a variable")]
 HeaderName = Annotated[Text, matching(HEADER_NAME, "the name of a SIP header")]

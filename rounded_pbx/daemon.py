@@ -8,17 +8,20 @@ import gc
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from .accounts import Accounts
-from .config import Config
+from .call import Switch
+from .config import Config, Listening
 from .config_types import Address
 from .errors import BadNumber
 from .handler import Desk
 from .numbers import to_e164
 from .protocol.agi import LONGEST_ENVIRONMENT
+from .protocol.esl import LONGEST_BLOCK
 from .servers.fastagi import FastAgiApplication
-from .servers.listener import Listener
+from .servers.listener import Listener, Serve
+from .servers.outbound import OutboundServer
 from .stager import Stager
 
 log = logging.getLogger(__name__)
@@ -41,8 +44,8 @@ def desk_of(config: Config, accounts: Accounts) -> Desk:
 OTHER_FILES = 64
 
 
-def _most_sessions(config: Config, accounts: int) -> int:
-    """Beyond the stagings in flight, so that those too many are told LIMITED.
+def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
+    """Of each listener: beyond the stagings in flight, so that those too many are told LIMITED.
 
     systemd and shells give 1024 open files unless asked. A daemon that has none left accepts nobody
     for a second at a time, and its callers wait past their deadline: it must refuse them before.
@@ -50,42 +53,65 @@ def _most_sessions(config: Config, accounts: int) -> int:
     sessions = 2 * config.calls.max_in_flight
     others = accounts * config.api.max_connections + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < sessions + others:
-        most = sessions + others if hard == resource.RLIM_INFINITY else hard
-        soft = min(sessions + others, most)
+    wanted = listeners * sessions + others
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < sessions + others:
-            sessions = max(1, soft - others)
+        if soft < wanted:
+            sessions = max(1, (soft - others) // listeners)
             log.warning("%d open files allow %d sessions at a time", soft, sessions)
     return sessions
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[Address]:
-    """The daemon at work; yields the FastAGI address. Leaving it lets the calls in flight end."""
+async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[dict[Switch, Address]]:
+    """The daemon at work; yields where it listens. Leaving it lets the calls in flight end."""
     # phonenumbers reads its tables when they are first asked: now, and not during a call.
     with contextlib.suppress(BadNumber):
         to_e164("0123456789", config.numbers.country)
     async with Accounts(config, keys) as accounts:
         desk = desk_of(config, accounts)
-        application = FastAgiApplication(lambda: desk)
-        fastagi = Listener(
-            application.handler,
-            deadline=config.calls.deadline,
-            allow=config.asterisk.fastagi.allow,
-            max_connections=_most_sessions(config, len(keys)),
-            longest_line=LONGEST_ENVIRONMENT,
-        )
-        address = await fastagi.start(config.asterisk.fastagi.listen)
-        warming = asyncio.ensure_future(accounts.keep_warm())
-        log.info("FastAGI listens on %s; routes: %d", address, len(desk.routes))
-        try:
-            yield address
-        finally:
-            await fastagi.close(patience=config.calls.deadline + DRAIN_MARGIN)
-            warming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await warming
+        async with _listening(config, len(keys), lambda: desk) as addresses:
+            warming = asyncio.ensure_future(accounts.keep_warm())
+            for switch, address in addresses.items():
+                log.info("listening for %s on %s; routes: %d", switch, address, len(desk.routes))
+            try:
+                yield addresses
+            finally:
+                warming.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await warming
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    config: Config, accounts: int, desk: Callable[[], Desk]
+) -> AsyncIterator[dict[Switch, Address]]:
+    """The listeners; leaving it lets their sessions end."""
+    agi, esl = config.asterisk.fastagi, config.freeswitch.outbound
+    wanted: list[tuple[Switch, Listening, Serve, int]] = [
+        (Switch.ASTERISK, agi, FastAgiApplication(desk).handler, LONGEST_ENVIRONMENT),
+        (Switch.FREESWITCH, esl, OutboundServer(desk).handler, LONGEST_BLOCK),
+    ]
+    wanted = [each for each in wanted if each[1].listen is not None]
+    most = _most_sessions(config, accounts, len(wanted))
+    addresses, listeners = {}, []
+    try:
+        for switch, section, serve, longest in wanted:
+            assert section.listen is not None  # noqa: S101 - for the type checker
+            listener = Listener(
+                serve,
+                deadline=config.calls.deadline,
+                allow=section.allow,
+                max_connections=most,
+                longest_line=longest,
+            )
+            addresses[switch] = await listener.start(section.listen)
+            listeners.append(listener)
+        yield addresses
+    finally:
+        patience = config.calls.deadline + DRAIN_MARGIN
+        await asyncio.gather(*(listener.close(patience) for listener in listeners))
 
 
 async def until_stopped() -> None:

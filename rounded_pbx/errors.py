@@ -6,7 +6,9 @@ RoundedPbxError
 ├── SwitchError           the switch's side of the wire
 │   ├── Hangup            the caller left, or the switch closed the session
 │   ├── ProtocolError     bytes that the protocol does not allow, or too many of them
-│   └── CommandFailed     the switch refused a command of ours
+│   ├── CommandFailed     the switch refused a command of ours
+│   ├── SwitchUnreachable no answer when we logged in to the switch, or asked it
+│   └── LoginRefused      the switch does not let us in: password or ACL
 └── ApiError              the Rounded API's side
     ├── ApiUnreachable    DNS, TCP or TLS failed, or the connection broke
     ├── ApiServerError    5xx
@@ -74,6 +76,14 @@ class ProtocolError(SwitchError):
 
 class CommandFailed(SwitchError):
     """The switch answered a command of ours with an error."""
+
+
+class SwitchUnreachable(SwitchError):
+    """The switch does not answer, or not in time."""
+
+
+class LoginRefused(SwitchError):
+    """The switch does not let us in: the password is wrong, or an ACL of its own."""
 
 
 class ApiError(RoundedPbxError):

@@ -64,4 +64,7 @@ def build(
         ]
         if switch in route.fallback:
             values.append((FALLBACK, route.fallback[switch]))
-    return (*values, (CALL_ID, call_id), (STATUS, result.outcome.value))
+    values += [(CALL_ID, call_id), (STATUS, result.outcome.value)]
+    if switch is Switch.FREESWITCH:
+        return tuple((name.lower(), value) for name, value in values)
+    return tuple(values)

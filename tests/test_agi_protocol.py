@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rounded_pbx.call import CallContext, CallerId, Direction, Wait
 from rounded_pbx.errors import ProtocolError
 from rounded_pbx.protocol import agi
-from rounded_pbx.protocol.agi import Arguments, Environment, ReplyParser
+from rounded_pbx.protocol.agi import Environment, ReplyParser
+from rounded_pbx.protocol.dialplan import Inputs, is_withheld
 
 CAPTURES = Path(__file__).parent / "captures"
 REFUSED = {
@@ -37,7 +38,7 @@ def environment(*more: str, script: str = "stage?did=+33612345678", caller: str 
 
 def called(block: bytes) -> CallContext:
     parsed = Environment.parse(block)
-    return agi.to_call(parsed, Arguments.parse(parsed))
+    return agi.to_call(parsed, agi.arguments(parsed))
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -127,7 +128,7 @@ def test_a_version_in_doubt_gets_short_commands(version: str) -> None:
 )
 def test_a_caller_is_who_asterisk_says(version: str, name: str, caller: CallerId) -> None:
     parsed = Environment.parse(BLOCKS[f"{version}/env-{name}.bin"])
-    call = agi.to_call(parsed, Arguments())
+    call = agi.to_call(parsed, Inputs())
     assert call.caller == caller
     assert (call.context, call.channel[:6]) == ("from-trunk", "PJSIP/")
     assert re.fullmatch(r"[0-9]+\.[0-9]+", call.unique_id)
@@ -144,7 +145,7 @@ def test_a_latin_1_name_survives_as_far_as_asterisk_lets_it(version: str, name: 
 
 def test_who_diverted_a_call_is_told() -> None:
     parsed = Environment.parse(BLOCKS["asterisk-22/env-diversion.bin"])
-    assert agi.to_call(parsed, Arguments()).rdnis == "+33644444444"
+    assert agi.to_call(parsed, Inputs()).rdnis == "+33644444444"
 
 
 def test_arguments_in_the_query_are_decoded_once() -> None:
@@ -157,7 +158,7 @@ def test_arguments_in_the_query_are_decoded_once() -> None:
 def test_a_comma_in_a_callers_name_does_not_add_an_argument_to_a_query() -> None:
     parsed = Environment.parse(BLOCKS["asterisk-22/agi-commaq.env.bin"])
     with pytest.raises(ProtocolError, match="in the query and after a comma; use one"):
-        Arguments.parse(parsed)
+        agi.arguments(parsed)
 
 
 GIVEN = [
@@ -174,7 +175,7 @@ def test_both_forms_of_the_arguments_mean_the_same(form: str) -> None:
         listed = [f"agi_arg_{i}: {argument}" for i, argument in enumerate(GIVEN, 1)]
         block = environment(*listed, script="stage")
     parsed = Environment.parse(block)
-    arguments = Arguments.parse(parsed)
+    arguments = agi.arguments(parsed)
     call = agi.to_call(parsed, arguments)
     assert parsed.path == "stage"
     assert arguments.ignored == ("odd=1",)
@@ -200,7 +201,7 @@ def test_an_argument_that_stands_twice_is_refused(script: str) -> None:
 def test_no_argument_names_a_header_that_the_configuration_would_refuse(name: str) -> None:
     parsed = Environment.parse(environment(f"agi_arg_1: header.{name}=1", script="stage"))
     try:
-        headers = Arguments.parse(parsed).headers
+        headers = agi.arguments(parsed).headers
     except ProtocolError:
         return
     assert headers == {}
@@ -260,4 +261,4 @@ def test_a_caller_cannot_hide_the_rest_of_the_environment_as_a_usage_text() -> N
 def test_a_presentation_says_whether_the_caller_is_withheld(
     presentation: str, withheld: bool
 ) -> None:
-    assert agi.is_withheld(presentation) is withheld
+    assert is_withheld(presentation) is withheld

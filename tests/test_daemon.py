@@ -9,6 +9,7 @@ import resource
 import pytest
 
 from rounded_pbx import daemon
+from rounded_pbx.call import Switch
 from rounded_pbx.config import (
     Account,
     Api,
@@ -16,7 +17,9 @@ from rounded_pbx.config import (
     Calls,
     Config,
     FastAgi,
+    FreeSwitchSection,
     Numbers,
+    Outbound,
     RouteSection,
 )
 from rounded_pbx.config_types import Address
@@ -33,8 +36,10 @@ async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
             numbers=Numbers(country="FR"),
             routes=(RouteSection(name="a", agent_id=AGENT, did=["+33612345678"]),),
             asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
+            freeswitch=FreeSwitchSection(outbound=Outbound(listen=None)),
         )
-        async with daemon.running(settings, {"default": KEY}) as address:
+        async with daemon.running(settings, {"default": KEY}) as addresses:
+            address = addresses[Switch.ASTERISK]
             reader, writer = await asyncio.open_connection(address.host, address.port)
             asterisk = Asterisk(reader, writer)
             asterisk.write(environment())
@@ -77,6 +82,6 @@ def test_there_are_never_more_sessions_than_open_files_allow(
         accounts=accounts, api=Api(max_connections=200), calls=Calls(max_in_flight=2000)
     )
     with caplog.at_level(logging.WARNING):
-        assert daemon._most_sessions(config, 2) == sessions
+        assert daemon._most_sessions(config, 2, 1) == sessions
     assert asked == ([] if asked_for is None else [(asked_for, hard)])
     assert bool(caplog.records) is (sessions < 4000)

@@ -234,7 +234,7 @@ async def test_without_a_did_the_call_is_a_bad_number(server: Server) -> None:
     ("script", "reason"),
     [
         ("stagger?did=1", "no AGI script stagger: expected stage"),
-        ("stage?did=1&did=2", "the AGI argument did stands twice"),
+        ("stage?did=1&did=2", "the input did stands twice"),
     ],
 )
 async def test_what_is_not_understood_gets_an_answer(
@@ -258,7 +258,7 @@ async def test_a_defect_of_ours_gets_an_answer(server: Server) -> None:
     assert variables["ROUNDED_NEXT"] == "hangup"
 
 
-@pytest.mark.parametrize("where", ["Environment.parse", "Arguments.parse", "to_call"])
+@pytest.mark.parametrize("where", ["Environment.parse", "arguments", "to_call"])
 async def test_a_defect_in_our_reading_gets_an_answer_too(
     server: Server, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

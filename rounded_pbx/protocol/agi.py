@@ -17,20 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from ..call import (
-    HEADER_NAME,
-    VARIABLE_NAME,
-    CallContext,
-    CallerId,
-    Direction,
-    Switch,
-    Wait,
-)
+from ..call import CallContext, CallerId, Switch
 from ..errors import ProtocolError
+from .dialplan import CHANNEL_VARIABLE, PLAIN_VALUE, Inputs, decode, is_withheld
 
 #: What we read of an environment. Asterisk's own is about 700 bytes plus names and arguments.
 LONGEST_ENVIRONMENT = 32 * 1024
@@ -52,20 +44,6 @@ _ENVIRONMENT_LINE = re.compile(rb"(agi_[a-z0-9_]{1,40}): ?(.*)", re.DOTALL)
 _REPLY = re.compile(r"([0-9]{3})(?: (.*))?", re.DOTALL)
 _RESULT = re.compile(r"result=(\S*)(?: \((.*)\))?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# MSet splits at commas and reads quotes, backslashes, brackets and parentheses; the values of the
-# contract are of these characters, and quotes around them keep commas in.
-_PLAIN_VALUE = re.compile(r"[A-Za-z0-9 .:/_+,@*#-]*")
-
-
-def _decode(raw: bytes) -> str:
-    """UTF-8, its last character perhaps cut, or Latin-1, which Asterisk 16 hands on as it came."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data" and not raw[: error.start].isascii():
-            return raw[: error.start].decode("utf-8")
-        return raw.decode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +70,7 @@ class Environment:
             key = match[1].decode("ascii")
             if key in values:
                 raise ProtocolError(f"AGI environment: {key} stands twice")
-            values[key] = _decode(match[2])
+            values[key] = decode(match[2])
             name = key.removeprefix("agi_")
             if name.startswith("arg_"):
                 arguments += 1
@@ -132,65 +110,33 @@ class Environment:
         return 8191 if major and int(major[0]) >= 21 else 2047
 
 
-_KEYS = frozenset(["did", "from", "name", "pres", "context", "route"])
-_CHOICES: Mapping[str, type[StrEnum]] = {"direction": Direction, "wait": Wait}
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """The ``key=value`` arguments of a session, percent-decoded.
+def arguments(environment: Environment) -> Inputs:
+    """The ``key=value`` arguments, percent-decoded: of the query string, or ``agi_arg_N`` without one.
 
     A dialplan that passes what a caller can write must FILTER or URIENCODE it, or a comma or an
-    ampersand in it begins another argument. ``ignored`` is what means nothing to us, for the log.
+    ampersand in it begins another argument.
+
+    Raises:
+        ProtocolError: an argument stands twice, or there are arguments of both kinds, as a
+            caller who adds lines would cause.
     """
-
-    values: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, environment: Environment) -> Arguments:
-        """From the query string, or from ``agi_arg_N`` where there is none.
-
-        Raises:
-            ProtocolError: an argument stands twice, or there are arguments of both kinds, as a
-                caller who adds lines would cause.
-        """
-        listed = [value for key, value in environment.values.items() if key.startswith("agi_arg_")]
-        if environment.query:
-            if any(listed):
-                raise ProtocolError("AGI arguments stand in the query and after a comma; use one")
-            listed = environment.query.split("&")
-        values: dict[str, str] = {}
-        variables: dict[str, str] = {}
-        headers: dict[str, str] = {}
-        ignored: dict[str, str] = {}
-        for argument in filter(None, listed):
-            key, _, raw = argument.partition("=")
-            kind, _, name = key.partition(".")
-            value = _decode(unquote_to_bytes(raw.encode()))
-            target = ignored
-            if kind == "var" and VARIABLE_NAME.fullmatch(name):
-                target, key = variables, name
-            elif kind == "header" and HEADER_NAME.fullmatch(name):
-                target, key = headers, name
-            elif key in _CHOICES:
-                target = values if value in set(_CHOICES[key]) else ignored
-            elif key in _KEYS:
-                target = values
-            if key in target:
-                raise ProtocolError(f"the AGI argument {key[:40]!r} stands twice")
-            target[key] = value
-        return cls(values, variables, headers, tuple(f"{k}={v}" for k, v in ignored.items()))
+    listed = [value for key, value in environment.values.items() if key.startswith("agi_arg_")]
+    if environment.query:
+        if any(listed):
+            raise ProtocolError("AGI arguments stand in the query and after a comma; use one")
+        listed = environment.query.split("&")
+    pairs = (argument.partition("=") for argument in listed if argument)
+    return Inputs.collect(
+        ((key, decode(unquote_to_bytes(raw.encode()))) for key, _, raw in pairs), separator="."
+    )
 
 
-def to_call(environment: Environment, arguments: Arguments) -> CallContext:
+def to_call(environment: Environment, inputs: Inputs) -> CallContext:
     """The call of a session. ``did`` is empty where the dialplan passed none.
 
     What decides (DID, route, direction, wait) comes from the arguments only.
     """
-    given = arguments.values
+    given = inputs.values
     return CallContext(
         switch=Switch.ASTERISK,
         did=given.get("did", ""),
@@ -205,21 +151,11 @@ def to_call(environment: Environment, arguments: Arguments) -> CallContext:
         context=given.get("context", environment["agi_context"]),
         account_code=environment["agi_accountcode"],
         route=given.get("route"),
-        direction=Direction(given["direction"]) if "direction" in given else None,
-        wait=Wait(given["wait"]) if "wait" in given else None,
-        dynamic_variables=arguments.variables,
-        custom_headers=arguments.headers,
+        direction=inputs.direction,
+        wait=inputs.wait,
+        dynamic_variables=inputs.variables,
+        custom_headers=inputs.headers,
     )
-
-
-def is_withheld(presentation: str) -> bool:
-    """Whether CALLERID(pres), or ``agi_callingpres``, hides the caller.
-
-    The number is Q.931's octet 3a: bits 6 and 7 say allowed (0), restricted (1), unavailable (2).
-    """
-    if presentation.isascii() and presentation.isdigit():
-        return int(presentation[:4]) & 0x60 != 0
-    return presentation.startswith(("prohib", "unavailable"))
 
 
 class HangupNotice:
@@ -253,7 +189,7 @@ class ReplyParser:
         Raises:
             ProtocolError: it is no line of a reply.
         """
-        text = _decode(line.removesuffix(b"\n").removesuffix(b"\r"))
+        text = decode(line.removesuffix(b"\n").removesuffix(b"\r"))
         if self._usage:
             if text.startswith("520 "):
                 self._usage = 0
@@ -316,14 +252,14 @@ def challenge(longest: int, word: str) -> bytes:
 
 def get_variable(longest: int, name: str) -> bytes:
     """Reads a channel variable percent-encoded: a raw one with line feeds could fake a reply."""
-    if not _VARIABLE.fullmatch(name):
+    if not CHANNEL_VARIABLE.fullmatch(name):
         raise ProtocolError("AGI: no name of a channel variable")
     return command(longest, "GET FULL VARIABLE", quote(f"${{URIENCODE(${{{name}}})}}"))
 
 
 def decode_variable(reply: Reply) -> str:
     """The value that ``get_variable`` asked for, empty where the variable is not set."""
-    return _decode(unquote_to_bytes(reply.value or ""))
+    return decode(unquote_to_bytes(reply.value or ""))
 
 
 def set_variables(longest: int, variables: Iterable[tuple[str, str]]) -> list[bytes]:
@@ -333,11 +269,11 @@ def set_variables(longest: int, variables: Iterable[tuple[str, str]]) -> list[by
     """
     variables = tuple(variables)
     for name, _ in variables:
-        if not _VARIABLE.fullmatch(name):
+        if not CHANNEL_VARIABLE.fullmatch(name):
             raise ProtocolError("AGI: no name of a channel variable")
     pairs = ",".join(f'{name}="{value}"' for name, value in variables)
     together = f"EXEC MSet {quote(pairs)}\n".encode()
-    plain = all(_PLAIN_VALUE.fullmatch(value) for _, value in variables)
+    plain = all(PLAIN_VALUE.fullmatch(value) for _, value in variables)
     if plain and len(together) <= longest:
         return [together]
     return [command(longest, "SET VARIABLE", name, quote(value)) for name, value in variables]

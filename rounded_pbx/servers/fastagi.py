@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from panoramisk.fast_agi import Application, Request
 
@@ -26,13 +26,11 @@ from ..call import CallContext, Switch, mask_numbers
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import Answer, Desk, handle_call, not_understood
 from ..protocol import agi
+from .listener import REPLY_TIME, defect
+from .presence import Presence
 
 log = logging.getLogger(__name__)
 
-#: Seconds of the deadline that are kept for the replies.
-REPLY_TIME = 0.1
-
-Result = TypeVar("Result")
 #: Answers a call by a deadline on the loop's clock; the channel is the session it came in.
 Action = Callable[["Session", CallContext, float, float], Coroutine[Any, Any, Answer]]
 
@@ -51,8 +49,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         self.environment = environment
         self._reply: asyncio.Future[agi.Reply] | None = None
         self._word = ""
-        self._work: asyncio.Task[object] | None = None
-        self._left: Hangup | None = None
+        self.presence = Presence()
         self._ended: SwitchError | None = None
 
     def challenge(self) -> None:
@@ -123,30 +120,6 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             if not reply.ok:
                 raise CommandFailed(f"AGI: {reply.code} result={reply.result} to {line[:20]!r}")
 
-    async def unless_left(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of ``work``, which is cancelled when the caller leaves.
-
-        Raises:
-            Hangup: the caller left, or the switch closed the session.
-            ProtocolError: the switch wrote what nobody asked for.
-        """
-        why = self._ended or self._left
-        if why is not None:
-            work.close()
-            raise why
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - for the type checker
-        self._work, cancelling = task, task.cancelling()
-        try:
-            return await work
-        except asyncio.CancelledError:
-            why = self._ended or self._left
-            if why is None or task.uncancel() > cancelling:
-                raise
-            raise why from None
-        finally:
-            self._work = None
-
     async def read(self) -> None:
         """Give each reply to its command, until the session ends."""
         parser = agi.ReplyParser()
@@ -154,8 +127,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             while (line := await self.reader.readline()).endswith(b"\n"):
                 event = parser.receive(line)
                 if isinstance(event, agi.HangupNotice):
-                    self._left = Hangup("the caller left")
-                    self._cancel_work()
+                    self.presence.leave(Hangup("the caller left"))
                 elif self._reply is None or self._reply.done():
                     raise ProtocolError("AGI: a line that nobody asked for")
                 elif event is not None:
@@ -177,17 +149,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         if self._reply is not None and not self._reply.done():
             self._reply.set_exception(why)
             self._reply.exception()  # seen: there may be nobody to wait for it
-        self._cancel_work()
-
-    def _cancel_work(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
-            self._work = None
-
-
-def _defect() -> str:
-    log.exception("a defect of rounded_pbx; the call goes on without a staging")
-    return "a defect of rounded_pbx: see its log"
+        self.presence.leave(why)
 
 
 class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has no types
@@ -227,7 +189,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         except ProtocolError as error:
             environment, refused = agi.Environment({}), str(error)
         except Exception:
-            environment, refused = agi.Environment({}), _defect()
+            environment, refused = agi.Environment({}), defect()
         session = Session(self, environment, reader, writer)
         reading = asyncio.ensure_future(session.read())
         try:
@@ -239,7 +201,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
                 except SwitchError:
                     raise
                 except Exception:
-                    answer = not_understood(Switch.ASTERISK, _defect())
+                    answer = not_understood(Switch.ASTERISK, defect())
             try:
                 await session.set_variables(answer.variables)
             finally:
@@ -257,7 +219,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
                 Switch.ASTERISK, f"no AGI script {environment.path}: expected {known}"
             )
         try:
-            arguments = agi.Arguments.parse(environment)
+            arguments = agi.arguments(environment)
         except ProtocolError as error:
             return not_understood(Switch.ASTERISK, str(error))
         if arguments.ignored:
@@ -268,7 +230,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         if not environment.query:  # arguments that a caller could have forged: make sure first
             await session.challenge_met()
         call = agi.to_call(environment, arguments)
-        return await session.unless_left(action(session, call, accepted, deadline))
+        return await session.presence.during(action(session, call, accepted, deadline))
 
     async def _stage(
         self, session: Session, call: CallContext, accepted: float, deadline: float

@@ -12,6 +12,9 @@ from ..errors import SwitchError
 
 log = logging.getLogger(__name__)
 
+#: Seconds of a session's deadline that are kept for the replies.
+REPLY_TIME = 0.1
+
 #: One session: the reader, the writer, and the loop's times of its accept and of its deadline.
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, float, float], Awaitable[None]]
 
@@ -110,3 +113,9 @@ def is_allowed(host: str, networks: Sequence[Network]) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return any(address in network for network in networks)
+
+
+def defect() -> str:
+    """Logs the exception at hand; what the dialplan is told of it."""
+    log.exception("a defect of rounded_pbx; the call goes on without a staging")
+    return "a defect of rounded_pbx: see its log"

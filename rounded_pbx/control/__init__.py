@@ -1,0 +1,63 @@
+"""The control plane: logging in to a switch, to ask it, reload it, and have it place a call.
+
+Both switches have the same face, ``Control``. It never serves a live call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Protocol
+
+from ..errors import CommandFailed
+
+#: What may stand in a command: nothing of it ends a line, splits an argument or is expanded.
+_WORD = re.compile(r"[A-Za-z0-9_.+*#@-]{1,80}")
+
+
+class Control(Protocol):
+    """A switch to log in to. Each method ends within the time-out that it was made with.
+
+    Raises:
+        SwitchUnreachable: it does not answer, or not in time.
+        LoginRefused: the password is wrong, or the switch's own ACL keeps us out.
+        CommandFailed: it refused the command; or an argument could not be sent safely.
+    """
+
+    async def log_in(self) -> None:
+        """Connect and prove who we are."""
+        ...
+
+    async def version(self) -> str:
+        """What the switch says it is: ``Asterisk 22.10.1``, ``FreeSWITCH Version 1.11.2…``."""
+        ...
+
+    async def loaded(self, modules: Iterable[str]) -> frozenset[str]:
+        """Which of the modules are loaded."""
+        ...
+
+    async def reload(self) -> None:
+        """Read the dialplan again."""
+        ...
+
+    async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:
+        """Place a call into the dialplan and wait, at most ``seconds``, until it is answered.
+
+        The switch itself stays on the other end of it for as long.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the connection; nothing of it stays."""
+        ...
+
+
+def word(text: str, what: str) -> str:
+    """``text`` if it can stand in a command.
+
+    Raises:
+        CommandFailed: it cannot.
+    """
+    if not _WORD.fullmatch(text):
+        raise CommandFailed(f"{what} {text[:80]!r}: expected at most 80 of A-Z a-z 0-9 _ . + * # @ -")
+    return text

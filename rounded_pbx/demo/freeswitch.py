@@ -1,0 +1,174 @@
+"""A FreeSWITCH of one's own: all its directories in one folder, nothing shared with another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+#: Names a FreeSWITCH that is not on PATH.
+BINARY = "FREESWITCH"
+PASSWORD = "local"  # noqa: S105 - of a switch that nobody else can reach
+
+# What a call needs; mod_loopback for calls that the switch places into its own dialplan.
+MODULES = """\
+mod_commands mod_dialplan_xml mod_dptools mod_event_socket mod_logfile mod_loopback mod_sofia
+"""
+
+_CONFIGURATION = {
+    "logfile": '<settings><param name="rotate-on-hup" value="false"/></settings><profiles>'
+    '<profile name="default"><settings><param name="uuid" value="false"/></settings><mappings>'
+    '<map name="all" value="debug,info,notice,warning,err,crit,alert"/></mappings></profile>'
+    "</profiles>",
+    "switch": '<settings><param name="max-sessions" value="2000"/>'
+    '<param name="sessions-per-second" value="1000"/><param name="loglevel" value="debug"/>'
+    '<param name="rtp-start-port" value="20000"/><param name="rtp-end-port" value="30000"/>'
+    "</settings>",
+    "timezones": "",
+    "sofia": "<profiles>"
+    '<X-PRE-PROCESS cmd="include" data="sip_profiles/*.xml"/></profiles>',
+    "acl": '<network-lists><list name="loopback" default="deny">'
+    '<node type="allow" cidr="127.0.0.0/8"/></list></network-lists>',
+}
+
+
+def find() -> Path | None:
+    """A FreeSWITCH: the variable FREESWITCH, or on PATH."""
+    found = os.environ.get(BINARY) or shutil.which("freeswitch")
+    return Path(found) if found else None
+
+
+class PrivateFreeSwitch:
+    """A FreeSWITCH with a configuration of its own, in a directory of its own.
+
+    Args:
+        binary: the program; its modules are those that it was built with.
+        directory: where it may write, and where its configuration is written.
+        files: the configuration's files, by their paths below its folder.
+        event_socket: the port of the event socket on loopback.
+        modules: loaded beside those that every call needs.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        directory: Path,
+        files: Mapping[str, str],
+        *,
+        event_socket: int,
+        modules: str = "",
+    ) -> None:
+        self.binary = binary
+        self.directory = directory
+        self.event_socket = event_socket
+        self._files = files
+        self._modules = [*MODULES.split(), *modules.split()]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.directory / "log" / "freeswitch.log"
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+        assert self._process is not None  # noqa: S101 - only asked of one that was started
+        return self._process.pid
+
+    def start(self, limit: float = 60.0) -> None:
+        """Start it and wait until it is ready for calls.
+
+        Raises:
+            OSError: it does not start; the message is the end of what it printed.
+        """
+        self._write()
+        options = []
+        for name in ("conf", "log", "db", "run", "certs", "scripts", "temp", "recordings", "storage", "cache", "grammar", "htdocs"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+            options += [f"-{name}", str(self.directory / name)]
+        with (self.directory / "console").open("wb") as console:
+            self._process = subprocess.Popen(  # noqa: S603 - the admin's own FreeSWITCH
+                [str(self.binary), "-nonat", "-nf", "-nc", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )
+        end = time.monotonic() + limit
+        while "is ready" not in self.cli("status"):
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.stop()
+                said = (self.directory / "console").read_text(errors="replace")
+                raise OSError(f"FreeSWITCH does not start: {said[-500:].strip()}")
+            time.sleep(0.05)
+
+    def cli(self, command: str) -> str:
+        """What the switch answers to a command; empty where it is not there."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.event_socket), 5) as connection:
+                connection.settimeout(30)
+                stream = connection.makefile("rwb")
+                stream.write(f"auth {PASSWORD}\n\napi {command}\n\n".encode())
+                stream.flush()
+                while line := stream.readline():
+                    if line.startswith(b"Content-Type: api/response"):
+                        length = int(stream.readline().partition(b":")[2])
+                        stream.readline()
+                        return stream.read(length).decode(errors="replace")
+        except OSError:
+            pass
+        return ""
+
+    def stop(self) -> None:
+        """Stop it, with its calls."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _write(self) -> None:
+        event_socket = {
+            "listen-ip": "127.0.0.1",
+            "listen-port": str(self.event_socket),
+            "password": PASSWORD,
+        }
+        settings = "".join(
+            f'<param name="{name}" value="{value}"/>' for name, value in event_socket.items()
+        )
+        sections = {
+            **_CONFIGURATION,
+            "event_socket": f"<settings>{settings}</settings>",
+            "modules": "<modules>"
+            + "".join(f'<load module="{module}"/>' for module in self._modules)
+            + "</modules>",
+        }
+        configuration = "".join(
+            f'<configuration name="{name}.conf">{body}</configuration>'
+            for name, body in sections.items()
+        )
+        files = {
+            "freeswitch.xml": '<document type="freeswitch/xml">'
+            f'<section name="configuration">{configuration}'
+            '<X-PRE-PROCESS cmd="include" data="autoload_configs/*.xml"/></section>'
+            '<section name="dialplan">'
+            '<X-PRE-PROCESS cmd="include" data="dialplan/*.xml"/></section></document>',
+            **self._files,
+        }
+        for name, text in files.items():
+            path = self.directory / "conf" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    def __enter__(self) -> PrivateFreeSwitch:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
