@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from rounded_pbx import netns
+
+from .lab.calls import Lab
+from .lab.daemon import Daemon, SandboxThread, config, daemon, sandbox
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,3 +20,24 @@ def pytest_configure(config: pytest.Config) -> None:
         netns.enter()
     except OSError as error:
         pytest.exit(f"the tests need a network namespace of their own: {error}", returncode=3)
+
+
+@pytest.fixture(scope="session")
+def the_sandbox() -> Iterator[SandboxThread]:
+    with sandbox() as started:
+        yield started
+
+
+@pytest.fixture
+def api(the_sandbox: SandboxThread) -> SandboxThread:
+    the_sandbox.sandbox.calls.clear()
+    the_sandbox.answered.clear()
+    the_sandbox.behave()
+    return the_sandbox
+
+
+@pytest.fixture
+def served(lab: Lab) -> Iterator[Daemon]:
+    """The daemon as configured by default, for the switch that a folder's ``lab`` has."""
+    with daemon(lab.directory / "daemon", config(lab.api.url)) as started:
+        yield started

@@ -92,6 +92,7 @@ def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> N
     assert (config.calls.deadline, config.calls.max_in_flight) == (1.5, 2000)
     assert (route.wait, route.on_failure, route.send_unstaged) == (Wait.POLL, Next.DIAL, True)
     assert str(config.asterisk.fastagi.listen) == "127.0.0.1:4573"
+    assert config.asterisk.fastagi.listen is not None
     assert config.asterisk.fastagi.listen.is_loopback
     assert [str(network) for network in config.asterisk.fastagi.allow] == ["127.0.0.0/8", "::1/128"]
     assert config.api.base_url == "https://api.callrounded.com"

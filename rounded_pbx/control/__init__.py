@@ -59,5 +59,7 @@ def word(text: str, what: str) -> str:
         CommandFailed: it cannot.
     """
     if not _WORD.fullmatch(text):
-        raise CommandFailed(f"{what} {text[:80]!r}: expected at most 80 of A-Z a-z 0-9 _ . + * # @ -")
+        raise CommandFailed(
+            f"{what} {text[:80]!r}: expected at most 80 of A-Z a-z 0-9 _ . + * # @ -"
+        )
     return text

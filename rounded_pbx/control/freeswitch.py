@@ -9,6 +9,7 @@ blank goes into a command. gevent has one loop a thread, so all of it runs in on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterable
@@ -103,10 +104,8 @@ class FreeSwitch:
         client, self._client = self._client, None
         if client is not None and hasattr(client, "sock_file"):
             client.connected = False  # or stop() would ask for a farewell, and wait for it
-            try:
+            with contextlib.suppress(OSError):  # the switch may have closed it
                 client.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the switch has closed it
-                pass
             client.stop()
 
     async def _api(self, command: str, limit: float | None = None) -> str:

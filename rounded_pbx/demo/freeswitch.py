@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..protocol import esl
+
 #: Names a FreeSWITCH that is not on PATH.
 BINARY = "FREESWITCH"
 PASSWORD = "local"  # noqa: S105 - of a switch that nobody else can reach
@@ -29,11 +31,17 @@ _CONFIGURATION = {
     '<param name="rtp-start-port" value="20000"/><param name="rtp-end-port" value="30000"/>'
     "</settings>",
     "timezones": "",
-    "sofia": "<profiles>"
-    '<X-PRE-PROCESS cmd="include" data="sip_profiles/*.xml"/></profiles>',
+    # FreeSWITCH takes a directive only on a line of its own.
+    "sofia": '<profiles>\n<X-PRE-PROCESS cmd="include" data="sip_profiles/*.xml"/>\n</profiles>',
     "acl": '<network-lists><list name="loopback" default="deny">'
     '<node type="allow" cidr="127.0.0.0/8"/></list></network-lists>',
 }
+
+
+_FOLDERS = (
+    *("conf", "log", "db", "run", "certs", "scripts", "temp", "recordings", "storage", "cache"),
+    *("grammar", "htdocs"),
+)
 
 
 def find() -> Path | None:
@@ -88,7 +96,7 @@ class PrivateFreeSwitch:
         """
         self._write()
         options = []
-        for name in ("conf", "log", "db", "run", "certs", "scripts", "temp", "recordings", "storage", "cache", "grammar", "htdocs"):
+        for name in _FOLDERS:
             (self.directory / name).mkdir(parents=True, exist_ok=True)
             options += [f"-{name}", str(self.directory / name)]
         with (self.directory / "console").open("wb") as console:
@@ -108,17 +116,15 @@ class PrivateFreeSwitch:
 
     def cli(self, command: str) -> str:
         """What the switch answers to a command; empty where it is not there."""
+        parser = esl.Parser()
         try:
             with socket.create_connection(("127.0.0.1", self.event_socket), 5) as connection:
                 connection.settimeout(30)
-                stream = connection.makefile("rwb")
-                stream.write(f"auth {PASSWORD}\n\napi {command}\n\n".encode())
-                stream.flush()
-                while line := stream.readline():
-                    if line.startswith(b"Content-Type: api/response"):
-                        length = int(stream.readline().partition(b":")[2])
-                        stream.readline()
-                        return stream.read(length).decode(errors="replace")
+                connection.sendall(f"auth {PASSWORD}\n\napi {command}\n\n".encode())
+                while data := connection.recv(65536):
+                    for message in parser.receive(data):
+                        if message.content_type == "api/response":
+                            return message.reply
         except OSError:
             pass
         return ""
@@ -155,10 +161,10 @@ class PrivateFreeSwitch:
         )
         files = {
             "freeswitch.xml": '<document type="freeswitch/xml">'
-            f'<section name="configuration">{configuration}'
-            '<X-PRE-PROCESS cmd="include" data="autoload_configs/*.xml"/></section>'
-            '<section name="dialplan">'
-            '<X-PRE-PROCESS cmd="include" data="dialplan/*.xml"/></section></document>',
+            f'<section name="configuration">{configuration}\n'
+            '<X-PRE-PROCESS cmd="include" data="autoload_configs/*.xml"/>\n</section>\n'
+            '<section name="dialplan">\n'
+            '<X-PRE-PROCESS cmd="include" data="dialplan/*.xml"/>\n</section></document>',
             **self._files,
         }
         for name, text in files.items():

@@ -111,7 +111,7 @@ class Environment:
 
 
 def arguments(environment: Environment) -> Inputs:
-    """The ``key=value`` arguments, percent-decoded: of the query string, or ``agi_arg_N`` without one.
+    """The ``key=value`` arguments, percent-decoded: of the query, or ``agi_arg_N`` without one.
 
     A dialplan that passes what a caller can write must FILTER or URIENCODE it, or a comma or an
     ampersand in it begins another argument.

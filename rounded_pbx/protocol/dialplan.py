@@ -1,7 +1,7 @@
 """What both codecs know of a dialplan: what it passes to us, and what can be written to it.
 
-Asterisk's arguments are ``did=…``, ``var.NAME=…``, ``header.NAME=…``; FreeSWITCH's channel variables
-are ``rounded_in_did``, ``rounded_in_var_NAME``, ``rounded_in_header_NAME``.
+Asterisk's arguments are ``did=…``, ``var.NAME=…``, ``header.NAME=…``; FreeSWITCH's channel
+variables are ``rounded_in_did``, ``rounded_in_var_NAME``, ``rounded_in_header_NAME``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from ..call import Switch, mask_numbers
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import Answer, Desk, handle_call, not_understood
 from ..protocol import esl
+from ..protocol.dialplan import Inputs
 from .listener import REPLY_TIME, defect
 from .presence import Presence
 
@@ -171,7 +172,7 @@ class OutboundServer:
             return not_understood(Switch.FREESWITCH, defect())
 
     async def _stage(
-        self, channel: esl.Channel, inputs: esl.Inputs, accepted: float, deadline: float
+        self, channel: esl.Channel, inputs: Inputs, accepted: float, deadline: float
     ) -> Answer:
         return await handle_call(
             esl.to_call(channel, inputs),

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
+from ..lab.calls import HEADER, Lab, ids
 from ..lab.daemon import AGENT, Daemon
 from ..lab.raw import invite
-from .conftest import HEADER, Lab, ids
 
 EVIL = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
 
@@ -108,7 +108,7 @@ def test_a_latin1_name_reaches_the_agent_where_the_switch_lets_it(lab: Lab, serv
     invite(did="77", name="Ren\xe9")
     staged = lab.api.staged()[0]["dynamic_variables_values"]
     assert isinstance(staged, dict)
-    assert staged["first_name"] == ("Ren\xe9" if lab.asterisk.version == 16 else "Ren\ufffd")
+    assert staged["first_name"] == ("Ren\xe9" if lab.switch.version == 16 else "Ren\ufffd")
 
 
 def _nothing_of_theirs(lab: Lab) -> None:

@@ -7,31 +7,20 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from ..lab import sipp
+from ..lab.calls import NOISE, Lab, ids, in_place_of_the_daemon, wait_of
 from ..lab.daemon import FASTAGI, Daemon, config, daemon
 from ..lab.processes import wait_until
-from .conftest import CAP, NOISE, Lab, ids, wait_of
+from .conftest import CAP
 
 
-@contextlib.contextmanager
-def peer(behave: Callable[[socket.socket], None]) -> Iterator[None]:
+def peer(behave: Callable[[socket.socket], None]) -> contextlib.AbstractContextManager[None]:
     """Something on the daemon's port that is no daemon."""
-    with socket.create_server((FASTAGI.host, FASTAGI.port)) as listener:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    behave(listener.accept()[0])
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+    return in_place_of_the_daemon(FASTAGI, behave)
 
 
 @pytest.mark.chan_sip

@@ -7,9 +7,10 @@ import re
 import pytest
 
 from ..lab import sipp
+from ..lab.calls import NOISE, Lab, ids, wait_of
 from ..lab.daemon import AGENT, Daemon, config, daemon
 from ..lab.processes import wait_until
-from .conftest import CAP, NOISE, Lab, ids, wait_of
+from .conftest import CAP
 
 
 @pytest.mark.chan_sip
@@ -45,7 +46,7 @@ def test_the_caller_hears_ringing_while_the_call_is_staged(lab: Lab, served: Dae
 def test_the_id_has_a_column_of_its_own_in_the_cdr(lab: Lab, served: Daemon) -> None:
     lab.call()
     row = f"+33145678901,+33612345678,ANSWERED,{lab.api.ids()[0]}"
-    wait_until(lambda: row in lab.asterisk.cdr(), "the CDR to be written")
+    wait_until(lambda: row in lab.switch.cdr(), "the CDR to be written")
 
 
 OUTCOMES = {

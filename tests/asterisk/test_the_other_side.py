@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from ..lab import sipp
-from ..lab.asterisk import settle
+from ..lab.calls import NOISE, TRUNK, Lab, ids, settle, wait_of
 from ..lab.daemon import Daemon, config, daemon
 from ..lab.processes import end, wait_until
-from .conftest import CAP, NOISE, TRUNK, Lab, ids, wait_of
+from .conftest import CAP
 
 REFUSALS = (
     "404 Not Found",
@@ -97,7 +97,7 @@ def test_a_caller_who_leaves_while_staging_cancels_the_request(lab: Lab, served:
         left = next(m for m in caller.messages() if m.first_line.startswith("CANCEL")).at
         wait_until(lambda: lab.api.sandbox.hanging == 0, "the request to be cancelled", 2)
         assert time.time() - left < 1.0
-    settle(lab.asterisk)
+    settle(lab.switch)
     assert served.outcomes() == ["HANGUP"]
     assert lab.notices("ADMIN-H")[0].endswith(" UNAVAILABLE ")
     assert lab.trunk.invites() == lab.phone.invites() == []
@@ -111,7 +111,7 @@ def test_callers_who_leave_leave_nothing_behind(lab: Lab, served: Daemon) -> Non
     before = served.descriptors()
     with lab.dialling(sipp.leaving_caller(after_ms=300), "-m", "40", "-r", "20") as caller:
         caller.wait(30)
-    settle(lab.asterisk)
+    settle(lab.switch)
     wait_until(lambda: served.descriptors() <= before + 2, "the descriptors to be closed", 5)
     assert len(lab.notices("ADMIN-H")) == 41
     assert served.outcomes().count("HANGUP") == 40
@@ -173,7 +173,7 @@ def test_a_call_from_the_agents_side_reaches_the_allow_list_only(
     with sipp.sipp(lab.directory, "agent", scenario, TRUNK, "127.0.0.1:5060", "-m", "1") as agent:
         agent.wait(20)
         final = [m.first_line for m in agent.received("SIP/2.0") if m.first_line[8] != "1"]
-    settle(lab.asterisk)
+    settle(lab.switch)
     assert final[0].startswith(f"SIP/2.0 {status}"), final
     assert len(lab.phone.invites()) == (status == 200)
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk
-
-from .processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "dialplan_examples"
@@ -226,9 +223,3 @@ def chan_sip_files() -> dict[str, str]:
             {"sip.example.net": TRUNK, "port=5060": f"port={TRUNK_PORT}"},
         ),
     }
-
-
-def settle(asterisk: Asterisk, limit: float = 10.0) -> None:
-    """Wait until no call is left."""
-    wait_until(lambda: asterisk.channels() == 0, "the channels to end", limit)
-    time.sleep(0.05)

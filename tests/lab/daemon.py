@@ -20,6 +20,7 @@ from .processes import answers, end, rounded_pbx, wait_until
 
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
 FASTAGI = Address("127.0.0.1", 4573)
+OUTBOUND = Address("127.0.0.1", 8084)
 
 CONFIG = """\
 accounts:
@@ -33,7 +34,7 @@ routes:
     agent_id: {agent}
     dynamic_variables: {{first_name: "{{caller.name}}", tier: "{{channel.TIER}}", vip: true}}
     on_failure: {on_failure}
-    fallback: {{asterisk: "{fallback}"}}
+    fallback: {{asterisk: "{fallback}", freeswitch: "{freeswitch}"}}
 """
 
 
@@ -45,6 +46,7 @@ def config(
     withheld: str | None = "+33000000000",
     on_failure: str = "fallback",
     fallback: str = "from-internal,600,1",
+    freeswitch: str = "600 XML default",
 ) -> str:
     return CONFIG.format(
         url=url,
@@ -53,6 +55,7 @@ def config(
         agent=AGENT,
         on_failure=on_failure,
         fallback=fallback,
+        freeswitch=freeswitch,
         withheld=f', withheld: "{withheld}"' if withheld else "",
     )
 
@@ -129,7 +132,7 @@ class Daemon:
                 stderr=log,
                 env={**os.environ, "ROUNDED_API_KEY": "sandbox"},
             )
-        wait_until(lambda: answers(FASTAGI.host, FASTAGI.port), "the daemon to listen")
+        wait_until(lambda: answers(OUTBOUND.host, OUTBOUND.port), "the daemon to listen")
 
     def signal(self, number: signal.Signals) -> None:
         assert self.running is not None

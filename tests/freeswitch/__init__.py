@@ -1,0 +1,1 @@
+"""On a real FreeSWITCH: see conftest."""

@@ -1,0 +1,163 @@
+"""A real FreeSWITCH of its own, on the very files of dialplan_examples."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rounded_pbx.demo.freeswitch import PrivateFreeSwitch, find
+
+from .asterisk import EXAMPLES, PBX, PHONE, PHONE_PORT, TRUNK, TRUNK_PORT, marked
+
+OURS = EXAMPLES / "freeswitch"
+EVENT_SOCKET = 8021
+
+# The admin's own profile, in the manner of FreeSWITCH's own "external".
+PROFILE = f"""<profile name="external">
+  <gateways>
+    <X-PRE-PROCESS cmd="include" data="external/*.xml"/>
+  </gateways>
+  <settings>
+    <param name="auth-calls" value="false"/>
+    <param name="context" value="public"/>
+    <param name="dialplan" value="XML"/>
+    <param name="codec-prefs" value="PCMA,PCMU"/>
+    <param name="rtp-ip" value="{PBX}"/>
+    <param name="sip-ip" value="{PBX}"/>
+    <param name="sip-port" value="5060"/>
+    <param name="inbound-codec-negotiation" value="generous"/>
+  </settings>
+</profile>
+"""
+
+SEEN = (
+    "${rounded_status} reason=${rounded_reason} route=${rounded_route} agent=${rounded_agent_id} "
+    "ms=${rounded_stage_ms} next=${rounded_next} id=${rounded_call_id} "
+    "kept=${continue_on_fail}/${hangup_after_bridge}/${force_transfer_context}"
+)
+_FIELD = '<condition field="destination_number" expression="{}">'
+
+
+def _extension(name: str, expression: str, *actions: str) -> str:
+    lines = "".join(
+        f'<action application="{application}" data="{data}"/>\n'
+        for application, _, data in (action.partition(" ") for action in actions)
+    )
+    condition = _FIELD.format(expression)
+    return f'<extension name="{name}">{condition}\n{lines}</condition></extension>\n'
+
+
+# The admin's own extensions before ours: they set things of theirs and go on into ours.
+PUBLIC = f"""<include>
+<context name="public">
+<extension name="admin-logs-hangup" continue="true"><condition>
+<action application="set" data="api_hangup_hook=log NOTICE ADMIN-H ${{uuid}}"/>
+</condition></extension>
+{
+    _extension(
+        "timed",
+        "^([1-9])1$",
+        "sched_hangup +$1 ALLOTTED_TIMEOUT",
+        "set admin=mine",
+        "transfer +33612345678 XML public",
+    )
+}
+{
+    _extension(
+        "kept",
+        "^70$",
+        "set continue_on_fail=NORMAL_TEMPORARY_FAILURE",
+        "set force_transfer_context=theirs",
+        "transfer +33612345678 XML public",
+    )
+}
+<X-PRE-PROCESS cmd="include" data="public/*.xml"/>
+</context>
+</include>
+"""
+DEFAULT = f"""<include>
+<context name="default">
+{
+    _extension(
+        "phone",
+        "^600$",
+        f"log NOTICE FALLBACK {SEEN}",
+        "set hangup_after_bridge=true",
+        f"bridge sofia/external/600@{PHONE}:{PHONE_PORT}",
+    )
+}
+{_extension("other", "^900$", f"bridge sofia/external/900@{PHONE}:{PHONE_PORT}")}
+</context>
+</include>
+"""
+
+CDR = (
+    '<include>\n<configuration name="cdr_csv.conf"><settings>'
+    '<param name="default-template" value="rounded"/><param name="legs" value="a"/>'
+    '<param name="log-base" value="{}"/></settings><templates>'
+    '<template name="rounded">"${{caller_id_number}}","${{hangup_cause}}",'
+    '"${{rounded_call_id}}"\n</template></templates></configuration>\n</include>'
+)
+
+
+class FreeSwitch(PrivateFreeSwitch):
+    """A private FreeSWITCH, and what the tests read of it."""
+
+    version = 1
+
+    def notices(self, since: int = 0) -> list[str]:
+        """What the test dialplan logged, from a position of the log on."""
+        with self.log.open("rb") as log:
+            log.seek(since)
+            text = log.read().decode("utf-8", "replace")
+        return re.findall(r"\[NOTICE\] \S+ ((?:FALLBACK|ADMIN)\S* ?.*)", text)
+
+    def position(self) -> int:
+        return self.log.stat().st_size
+
+    def channels(self) -> int:
+        found = re.search(r"(\d+) total", self.cli("show channels count"))
+        return int(found[1]) if found else -1
+
+    def cdr(self) -> list[str]:
+        """The lines of the CDR file."""
+        file = self.directory / "log" / "cdr-csv" / "Master.csv"
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
+
+
+def files(directory: Path) -> dict[str, str]:
+    """The drop-in files with their marked lines changed for the lab, and the admin's own."""
+    bridge = OURS / "dialplan" / "rounded.xml"
+    trunk = OURS / "sip_profiles" / "external" / "rounded.xml"
+    return {
+        "autoload_configs/cdr_csv.conf.xml": CDR.format(directory / "log"),
+        "sip_profiles/external.xml": PROFILE,
+        "dialplan/public.xml": PUBLIC,
+        "dialplan/default.xml": DEFAULT,
+        "dialplan/public/00_rounded.xml": (OURS / "dialplan/public/00_rounded.xml").read_text(),
+        "dialplan/rounded.xml": marked(
+            bridge.read_text(), {"originate_timeout=15": "originate_timeout=3"}
+        ),
+        "sip_profiles/external/rounded.xml": marked(
+            trunk.read_text(), {"sip.example.net": f"{TRUNK}:{TRUNK_PORT}"}
+        ),
+    }
+
+
+def binary() -> Path | None:
+    return find()
+
+
+@contextlib.contextmanager
+def running(program: Path, directory: Path) -> Iterator[FreeSwitch]:
+    freeswitch = FreeSwitch(
+        program,
+        directory,
+        files(directory),
+        event_socket=EVENT_SOCKET,
+        modules="mod_cdr_csv",
+    )
+    with freeswitch:
+        yield freeswitch
