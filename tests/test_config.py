@@ -111,7 +111,11 @@ MISTAKES = [
     ("accounts:\n  a:\n    credential: ../k\n", 3, "this is not the name of a credential"),
     # sections and their values
     (ACCOUNT + "apy: {}\n", 2, "apy is not known; did you mean api?"),
-    (ACCOUNT + "frob: 1\n", 2, "expected one of accounts, api, asterisk, calls, numbers, routes"),
+    (
+        ACCOUNT + "frob: 1\n",
+        2,
+        "expected one of accounts, api, asterisk, calls, freeswitch, numbers, routes",
+    ),
     (ACCOUNT + "calls:\n  dedline: 1\n", 3, "calls.dedline is not known; did you mean deadline?"),
     (ACCOUNT + "calls:\n  deadline: 99\n", 3, "99: input should be less than or equal to 30"),
     (ACCOUNT + "calls:\n  deadline: 0\n", 3, "0: input should be greater than or equal to 0.2"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..call import Switch as Kind
 from ..config import Config
 from ..config_types import Address
 from ..daemon import running
@@ -54,8 +55,8 @@ async def run(console: Console, asterisk: Path | None) -> bool:
     try:
         async with (
             serving(sandbox, Address("127.0.0.1", 0)) as url,
-            running(_config(url), {"default": KEY}) as fastagi,
-            _switch(console, stage, asterisk, fastagi) as switch,
+            running(_config(url), {"default": KEY}) as addresses,
+            _switch(console, stage, asterisk, addresses[Kind.ASTERISK]) as switch,
         ):
             console.print(f"The switch is {switch.description}.", soft_wrap=True)
             stage.scene("1. A call is staged while it rings, and its INVITE carries the id")
@@ -104,4 +105,5 @@ def _config(url: str) -> Config:
     data["accounts"] = {"default": {"key_env": "SANDBOX_KEY"}}
     data["api"] = {"base_url": url}
     data["asterisk"] = {"fastagi": {"listen": "127.0.0.1:0"}}
+    data["freeswitch"] = {"outbound": {"listen": "127.0.0.1:0"}}
     return Config.model_validate(data)

@@ -27,6 +27,7 @@ PROFILE = f"""<profile name="external">
     <param name="rtp-ip" value="{PBX}"/>
     <param name="sip-ip" value="{PBX}"/>
     <param name="sip-port" value="5060"/>
+    <param name="rtp-timer-name" value="soft"/>
     <param name="inbound-codec-negotiation" value="generous"/>
   </settings>
 </profile>
