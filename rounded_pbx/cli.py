@@ -301,21 +301,29 @@ def demo(
     asterisk: Annotated[
         Path | None, typer.Option(help="An Asterisk to use; else PATH and the cache are searched.")
     ] = None,
-    simulated: Annotated[bool, typer.Option("--simulated", help="Use no Asterisk.")] = False,
+    freeswitch: Annotated[
+        Path | None, typer.Option(help="A FreeSWITCH; else $FREESWITCH and PATH are searched.")
+    ] = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Use no real switch.")] = False,
 ) -> None:
-    """Show a call from the caller to the agent, with an API and a switch of its own.
+    """Show calls from the caller to the agent, with an API and switches of its own.
 
     Nothing leaves this machine.
     """
     from . import netns
+    from .call import Switch
+    from .demo import asterisk as asterisks
+    from .demo import freeswitch as freeswitches
     from .demo import run
-    from .demo.asterisk import find
 
     with contextlib.suppress(OSError):  # it is loopback and free ports in any case
         netns.enter()
-    binary = None if simulated else asterisk or find()
+    binaries = {
+        Switch.ASTERISK: None if simulated else asterisk or asterisks.find(),
+        Switch.FREESWITCH: None if simulated else freeswitch or freeswitches.find(),
+    }
     try:
-        raise typer.Exit(0 if asyncio.run(run(out, binary)) else 1)
+        raise typer.Exit(0 if asyncio.run(run(out, binaries)) else 1)
     except asyncio.CancelledError:  # SIGTERM or SIGHUP
         raise typer.Exit(130) from None
 

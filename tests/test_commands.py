@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from rounded_pbx.demo.freeswitch import find
+
 from .lab.asterisk import unpacked
 from .lab.processes import process, rounded_pbx, wait_until
 
@@ -44,14 +46,20 @@ def test_the_demo_shows_a_call_from_the_caller_to_the_agent(switch: str) -> None
     how = ["--asterisk", unpacked(int(version))] if version else ["--simulated"]
     ended = run("demo", *how)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    said = f"a real Asterisk {version}." if version else "a SIMULATED switch"
-    assert f"The switch is {said}" in ended.stdout
-    staged = re.search(r"POST /v1/calls/stage -> 201", ended.stdout)
-    call_id = re.search(rf"agent +X-Rounded-Call-Id: ({UUID})\n", ended.stdout)
-    assert staged
-    assert call_id
-    assert re.search(rf'switch +ROUNDED_CALL_ID="?{call_id[1]}', ended.stdout)
-    assert ended.stdout.count("\nok ") == 2
+    asterisk = f"a real Asterisk {version}." if version else "a SIMULATED Asterisk"
+    freeswitch = "a real FreeSWITCH 1." if version and find() else "a SIMULATED FreeSWITCH"
+    assert [
+        line.split("switch   ")[1].startswith(said)
+        for line, said in zip(
+            re.findall(r"switch   a .*", ended.stdout), (asterisk, freeswitch), strict=True
+        )
+    ] == [True, True]
+    assert ended.stdout.count("POST /v1/calls/stage -> 201") == 2
+    ids = re.findall(rf"agent +X-Rounded-Call-Id: ({UUID})\n", ended.stdout)
+    assert len(set(ids)) == 2
+    assert re.search(rf'switch +ROUNDED_CALL_ID="?{ids[0]}', ended.stdout)
+    assert re.search(rf"switch +.*(rounded_call_id|Rounded-Call-Id)={ids[1]}", ended.stdout)
+    assert ended.stdout.count("\nok ") == 4
     assert "FAILED" not in ended.stdout
 
 
@@ -62,7 +70,17 @@ def test_without_an_asterisk_that_boots_the_demo_says_so_and_simulates(tmp_path:
     ended = run("demo", "--asterisk", broken)
     assert ended.returncode == 0
     assert "Asterisk does not boot: no such module" in ended.stdout
-    assert "a SIMULATED switch" in ended.stdout
+    assert "a SIMULATED Asterisk" in ended.stdout
+
+
+def test_without_a_freeswitch_that_starts_the_demo_says_so_and_simulates(tmp_path: Path) -> None:
+    broken = tmp_path / "freeswitch"
+    broken.write_text("#!/bin/sh\necho no such profile; exit 1\n")
+    broken.chmod(0o755)
+    ended = run("demo", "--freeswitch", broken)
+    assert ended.returncode == 0
+    assert "FreeSWITCH does not start: no such profile" in ended.stdout
+    assert "a SIMULATED FreeSWITCH" in ended.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

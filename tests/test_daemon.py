@@ -36,7 +36,7 @@ async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
             numbers=Numbers(country="FR"),
             routes=(RouteSection(name="a", agent_id=AGENT, did=["+33612345678"]),),
             asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
-            freeswitch=FreeSwitchSection(outbound=Outbound(listen=None)),
+            freeswitch=FreeSwitchSection(outbound=Outbound.model_validate({"listen": "off"})),
         )
         async with daemon.running(settings, {"default": KEY}) as addresses:
             address = addresses[Switch.ASTERISK]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import re
 import shutil
+import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+
+from ..config_types import Address
+from .stage import Stage
+from .switches import RealSwitch, Switch, callees, examples, free_address
 
 #: Where ``scripts/unpack`` unpacks: ``asterisk-22/asterisk``.
 CACHE = "ROUNDED_PBX_CACHE"
@@ -162,3 +170,96 @@ class PrivateAsterisk:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+_EXTENSIONS = """\
+[from-trunk]
+exten => +33612345678,1,Gosub(rounded,${EXTEN},1)
+ same => n,Hangup()
+[from-internal]
+exten => 600,1,Dial(PJSIP/600@phone,10)
+#include extensions_rounded.conf
+"""
+
+_PJSIP = """\
+[transport-udp]
+type=transport
+protocol=udp
+bind={switch}
+[carrier]
+type=endpoint
+context=from-trunk
+disallow=all
+allow=alaw
+[carrier]
+type=identify
+endpoint=carrier
+match=127.0.0.1
+[phone]
+type=endpoint
+context=from-internal
+disallow=all
+allow=alaw
+aors=phone
+[phone]
+type=aor
+contact=sip:{phone}
+#include pjsip_rounded.conf
+"""
+
+# What Asterisk's log says of the call's path.
+_EXECUTING = re.compile(
+    r"^\[([0-9.]+)\].*Executing \[(\S+?)@(\S+?):\d+\] "
+    r'(AGI|Dial|Goto|Gosub|Ringing)\("[^"]*", "(.*)"\)'
+)
+_VARIABLES = re.compile(r"^\[([0-9.]+)\].*Executing Application: \(MSet\) Options: \((.*)\)")
+
+
+@contextlib.asynccontextmanager
+async def real(stage: Stage, binary: Path, folder: Path, fastagi: Address) -> AsyncIterator[Switch]:
+    """A real Asterisk on the drop-in files, with their addresses changed to the scene's.
+
+    Raises:
+        OSError: it does not boot.
+    """
+    sip = free_address(socket.SOCK_DGRAM)
+    async with callees(stage) as (agent, phone):
+        dialplan = (examples() / "asterisk/extensions_rounded.conf").read_text()
+        trunk = (examples() / "asterisk/pjsip_rounded.conf").read_text()
+        # The carrier and the platform have one address here; the platform never calls.
+        trunk = trunk.replace("match=sip.example.net", "match=192.0.2.1")
+        asterisk = PrivateAsterisk(
+            binary,
+            folder,
+            {
+                "extensions.conf": _EXTENSIONS,
+                "extensions_rounded.conf": dialplan.replace("127.0.0.1:4573", str(fastagi)),
+                "pjsip.conf": _PJSIP.format(switch=sip, phone=phone),
+                "pjsip_rounded.conf": trunk.replace("sip.example.net:5060", str(agent)),
+            },
+        )
+        try:
+            await asyncio.to_thread(asterisk.start)
+            telling = asyncio.ensure_future(_tell(stage, asterisk.log))
+            version = re.search(r"Asterisk \S+", asterisk.cli("core show version"))
+            name = version[0] if version else "Asterisk"
+            yield RealSwitch(stage, sip, f"a real {name} ({binary})")
+            telling.cancel()
+        finally:
+            await asyncio.to_thread(asterisk.stop)
+
+
+async def _tell(stage: Stage, log: Path) -> None:
+    """Say what Asterisk does, as its log grows."""
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        while True:
+            line = lines.readline()
+            if not line:
+                await asyncio.sleep(0.005)
+            elif executing := _EXECUTING.search(line):
+                at, extension, context, application, arguments = executing.groups()
+                said = f"[{extension}@{context}] {application}({arguments})"
+                stage.say("switch", said, at=float(at))
+            elif variables := _VARIABLES.search(line):
+                for pair in re.split(r",(?=ROUNDED_)", variables[2]):
+                    stage.say("switch", f"   {pair}", at=float(variables[1]))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from ..config_types import Address
 from ..protocol import esl
+from .stage import Stage
+from .switches import RealSwitch, Switch, callees, examples, free_address
 
 #: Names a FreeSWITCH that is not on PATH.
 BINARY = "FREESWITCH"
@@ -178,3 +184,91 @@ class PrivateFreeSwitch:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+_PROFILE = """\
+<profile name="external">
+  <gateways>
+    <X-PRE-PROCESS cmd="include" data="external/*.xml"/>
+  </gateways>
+  <settings>
+    <param name="auth-calls" value="false"/>
+    <param name="context" value="public"/>
+    <param name="dialplan" value="XML"/>
+    <param name="codec-prefs" value="PCMA"/>
+    <param name="rtp-ip" value="{host}"/>
+    <param name="rtp-timer-name" value="soft"/>
+    <param name="sip-ip" value="{host}"/>
+    <param name="sip-port" value="{port}"/>
+  </settings>
+</profile>
+"""
+
+_DIALPLAN = """\
+<include>
+<context name="public">
+<X-PRE-PROCESS cmd="include" data="public/*.xml"/>
+</context>
+<context name="default">
+  <extension name="phone">
+    <condition field="destination_number" expression="^600$">
+      <action application="bridge" data="sofia/external/600@{phone}"/>
+    </condition>
+  </extension>
+</context>
+</include>
+"""
+
+# What FreeSWITCH's log says of the call's path.
+_EXECUTING = re.compile(
+    r"EXECUTE \[depth=0\] \S+ ((?:ring_ready|sched_transfer|socket|transfer|bridge)\(.*\))"
+)
+
+
+@contextlib.asynccontextmanager
+async def real(
+    stage: Stage, binary: Path, folder: Path, outbound: Address
+) -> AsyncIterator[Switch]:
+    """A real FreeSWITCH on the drop-in files, with their addresses changed to the scene's.
+
+    Raises:
+        OSError: it does not start.
+    """
+    sip = free_address(socket.SOCK_DGRAM)
+    ours = examples() / "freeswitch"
+    public = (ours / "dialplan/public/00_rounded.xml").read_text()
+    trunk = (ours / "sip_profiles/external/rounded.xml").read_text()
+    async with callees(stage) as (agent, phone):
+        freeswitch = PrivateFreeSwitch(
+            binary,
+            folder,
+            {
+                "sip_profiles/external.xml": _PROFILE.format(host=sip.host, port=sip.port),
+                "sip_profiles/external/rounded.xml": trunk.replace("sip.example.net", str(agent)),
+                "dialplan/demo.xml": _DIALPLAN.format(phone=phone),
+                "dialplan/public/00_rounded.xml": public.replace("127.0.0.1:8084", str(outbound)),
+                "dialplan/rounded.xml": (ours / "dialplan/rounded.xml").read_text(),
+            },
+            event_socket=free_address(socket.SOCK_STREAM).port,
+        )
+        try:
+            await asyncio.to_thread(freeswitch.start)
+            telling = asyncio.ensure_future(_tell(stage, freeswitch.log))
+            version = re.search(r"[0-9.]+", freeswitch.cli("version"))
+            name = f"FreeSWITCH {version[0]}" if version else "FreeSWITCH"
+            yield RealSwitch(stage, sip, f"a real {name} ({binary})")
+            telling.cancel()
+        finally:
+            await asyncio.to_thread(freeswitch.stop)
+
+
+async def _tell(stage: Stage, log: Path) -> None:
+    """Say what FreeSWITCH does, as its log grows; its lines bear no time of their own."""
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(0, os.SEEK_END)
+        while True:
+            line = lines.readline()
+            if not line:
+                await asyncio.sleep(0.005)
+            elif executing := _EXECUTING.search(line):
+                stage.say("switch", executing[1])

@@ -8,7 +8,7 @@ import logging
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -19,23 +19,20 @@ from ..config_types import Address
 from ..daemon import running
 from ..sandbox import Behaviour, Call, Fault, Sandbox, serving
 from ..yamlfile import YamlFile
-from . import switches
+from . import asterisk, freeswitch
+from .simulated import simulated
 from .stage import Stage
+from .switches import Switch, examples
 
 DID, NUMBER, NAME = "+33612345678", "+33145678901", "Ann Caller"
 KEY = "sandbox"
 
 
-def examples() -> Path:
-    """The drop-in files: in the package where it is installed, else in the checkout."""
-    packaged = Path(__file__).parents[1] / "dialplan_examples"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "dialplan_examples"
+async def run(console: Console, binaries: Mapping[Kind, Path | None]) -> bool:
+    """Play the scenes on a switch of each kind; whether they went as they should.
 
-
-async def run(console: Console, asterisk: Path | None) -> bool:
-    """Play both scenes on a real Asterisk, or without one; whether they went as they should.
-
-    SIGTERM and SIGHUP cancel it, or its Asterisk would outlive it.
+    ``binaries`` names the real switch to use for a kind, or None for a simulated one. SIGTERM and
+    SIGHUP cancel it, or its switches would outlive it.
     """
     if playing := asyncio.current_task():
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -47,54 +44,71 @@ async def run(console: Console, asterisk: Path | None) -> bool:
             seen = f"  {call.status(time.monotonic())}" if call else ""
             stage.say("API", f"{method} {path} -> {status}{seen}")
 
-    sandbox = Sandbox(KEY, Behaviour(staging_time=0.25), on_answer=answered)
+    sandbox = Sandbox(KEY, on_answer=answered)
     log = logging.getLogger("rounded_pbx.handler")
     log.addHandler(stage)
     log.setLevel(logging.INFO)
     showing = asyncio.ensure_future(stage.show())
+    verdicts: list[tuple[str, bool]] = []
     try:
         async with (
             serving(sandbox, Address("127.0.0.1", 0)) as url,
             running(_config(url), {"default": KEY}) as addresses,
-            _switch(console, stage, asterisk, addresses[Kind.ASTERISK]) as switch,
         ):
-            console.print(f"The switch is {switch.description}.", soft_wrap=True)
-            stage.scene("1. A call is staged while it rings, and its INVITE carries the id")
-            await switch.call(DID, NUMBER, NAME)
-            staged = [("agent", call.id) for call in sandbox.calls.newest(1)]
-            first = bool(staged) and stage.invites == staged
-            await asyncio.sleep(0.1)
-            sandbox.behave(Behaviour(fault=Fault.UNAVAILABLE, retry_after=None))
-            stage.scene("2. The same call while the API answers 503: it goes to its fallback")
-            await switch.call(DID, NUMBER, NAME)
-            second = stage.invites == [("fallback", "")]
+            for kind, binary in binaries.items():
+                async with _switch(console, stage, kind, binary, addresses[kind]) as switch:
+                    verdicts += await _play(stage, sandbox, kind, switch)
     finally:
         log.removeHandler(stage)
         showing.cancel()
         stage.flush_before(float("inf"))
     console.print()
-    stage.verdict("the agent's INVITE carried the id that the API returned", holds=first)
-    stage.verdict("with the API down, the call reached its fallback without an id", holds=second)
-    return first and second
+    for claim, holds in verdicts:
+        stage.verdict(claim, holds=holds)
+    return all(holds for _, holds in verdicts)
+
+
+async def _play(
+    stage: Stage, sandbox: Sandbox, kind: Kind, switch: Switch
+) -> list[tuple[str, bool]]:
+    """Both scenes; what each was to show, and whether it did."""
+    name = {Kind.ASTERISK: "Asterisk", Kind.FREESWITCH: "FreeSWITCH"}[kind]
+    sandbox.behave(Behaviour(staging_time=0.25))
+    stage.scene(f"{name}, 1. A call is staged while it rings, and its INVITE carries the id")
+    stage.say("switch", switch.description)
+    await switch.call(DID, NUMBER, NAME)
+    staged = [("agent", call.id) for call in sandbox.calls.newest(1)]
+    first = bool(staged) and stage.invites == staged
+    await asyncio.sleep(0.1)
+    sandbox.behave(Behaviour(fault=Fault.UNAVAILABLE, retry_after=None))
+    stage.scene(f"{name}, 2. The same call while the API answers 503: it goes to its fallback")
+    await switch.call(DID, NUMBER, NAME)
+    second = stage.invites == [("fallback", "")]
+    await asyncio.sleep(0.1)
+    return [
+        (f"{name}: the agent's INVITE carried the id that the API returned", first),
+        (f"{name}: with the API down, the call reached its fallback without an id", second),
+    ]
 
 
 @contextlib.asynccontextmanager
 async def _switch(
-    console: Console, stage: Stage, binary: Path | None, fastagi: Address
-) -> AsyncIterator[switches.Switch]:
-    """A real Asterisk if there is one and it boots, else a simulated switch."""
+    console: Console, stage: Stage, kind: Kind, binary: Path | None, daemon: Address
+) -> AsyncIterator[Switch]:
+    """A real switch if there is one and it starts, else a simulated one."""
+    real = {Kind.ASTERISK: asterisk.real, Kind.FREESWITCH: freeswitch.real}[kind]
     with tempfile.TemporaryDirectory(prefix="rounded-pbx-demo-") as folder:
         async with contextlib.AsyncExitStack() as stack:
-            switch: switches.Switch | None = None
+            switch: Switch | None = None
             if binary is not None:
                 try:
                     switch = await stack.enter_async_context(
-                        switches.real(stage, binary, examples(), Path(folder), fastagi)
+                        real(stage, binary, Path(folder), daemon)
                     )
                 except OSError as error:
                     console.print(f"[red]{error}[/]", soft_wrap=True)
             if switch is None:
-                switch = await stack.enter_async_context(switches.simulated(stage, fastagi))
+                switch = await stack.enter_async_context(simulated(stage, kind, daemon))
             yield switch
             await asyncio.sleep(0.1)
 
