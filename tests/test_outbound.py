@@ -390,6 +390,20 @@ async def test_a_caller_who_leaves_with_the_channels_description_is_not_staged(
     assert server.stager.cancelled == len(server.stager.requests)
 
 
+@pytest.mark.parametrize("why", ["an unknown path", "no full"])
+async def test_a_caller_who_has_left_is_not_answered(
+    server: Server, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    changes = {"variable_socket_path": "x"} if why == "an unknown path" else {"Control": "x"}
+    freeswitch = await server.connect()
+    assert await freeswitch.written() == b"connect\n\n"
+    freeswitch.write(connected({**DID, **changes}), *NOTICES["async"])
+    assert await freeswitch.written() == b""
+    assert await server.ended()
+    assert messages(caplog)[-1].endswith("the caller left")
+
+
 @pytest.mark.parametrize("how", ["async", "EOF", "reset", "nonsense", "half"])
 async def test_a_hangup_before_the_reply_ends_the_session(
     server: Server, how: str, caplog: pytest.LogCaptureFixture
