@@ -20,6 +20,11 @@ HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 VARIABLE_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}")
 
 
+def holds_control(text: str) -> bool:
+    """Whether a text holds a character that ``clean`` would take out."""
+    return _CONTROL.search(text) is not None
+
+
 def clean(text: str, longest: int = 1024) -> str:
     """A caller's text, each control character turned into a space, at most ``longest`` long."""
     return _CONTROL.sub(" ", text[:longest]).strip()

@@ -7,11 +7,13 @@ import contextlib
 import os
 import statistics
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET, create_connection, socket
 from struct import pack
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,10 @@ from rounded_pbx.routing import Next, RouteTable
 from rounded_pbx.servers.fastagi import FastAgiApplication
 from rounded_pbx.servers.listener import Listener, is_allowed
 
-from .test_fastagi import ROUTE, FakeStager, Server, environment, serving
+from . import test_fastagi, test_outbound
+from .test_esl_protocol import connected
+from .test_fastagi import ROUTE, FakeStager, environment, serving
+from .test_outbound import DID, NOTICES, SET
 
 
 def _close_at_once(peer: socket) -> None:
@@ -77,57 +82,139 @@ def _reply_nonsense(peer: socket) -> None:
     peer.sendall(environment() + b"200 result=1\n" * 50 + b"\x00\xff" * 500)
 
 
-BAD = (
-    _close_at_once,
-    _reset_at_once,
-    _say_nothing,
-    _flood,
-    _lines_without_end,
-    _binary,
-    _tls,
-    _http,
-    _partial_line,
-    _partial_and_silent,
-    _never_reply,
-    _reply_nonsense,
-)
+def _block_without_end(peer: socket) -> None:
+    for _ in range(5):
+        peer.sendall(b"A: " + b"x" * 65536)
+
+
+def _headers_without_end(peer: socket) -> None:
+    for number in range(2000):
+        peer.sendall(b"variable_%d: value\n" % number)
+
+
+def _half_a_block(peer: socket) -> None:
+    peer.sendall(connected(DID)[:3000])
+    peer.close()
+
+
+def _half_a_block_and_silent(peer: socket) -> None:
+    peer.sendall(connected(DID)[:-1])
+
+
+def _channel_and_silent(peer: socket) -> None:
+    peer.sendall(connected(DID))
+
+
+def _channel_and_reset(peer: socket) -> None:
+    peer.sendall(connected(DID))
+    _reset_at_once(peer)
+
+
+def _channel_and_nonsense(peer: socket) -> None:
+    peer.sendall(connected(DID) + SET[:-1] + b"\x00\xff\n\n" * 500)
+
+
+def _replies(peer: socket) -> None:
+    peer.sendall(SET * 3000)
+
+
+def _notices(peer: socket) -> None:
+    peer.sendall(connected(DID) + b"".join(NOTICES["async"]) * 1000)
+
+
+def _huge_body(peer: socket) -> None:
+    peer.sendall(b"Content-Length: 999999999\n\n" + b"x" * 65536)
+
+
+ANYWHERE = (_close_at_once, _reset_at_once, _say_nothing, _binary, _tls, _http)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server, and those who are no switch."""
+
+    serving: Callable[..., contextlib.AbstractAsyncContextManager[Any]]
+    status: str
+    bad: Sequence[Callable[[socket], None]]
+
+    async def neighbour(self, server: Any) -> float:
+        """How long a good session takes beside the bad ones."""
+        begun = asyncio.get_running_loop().time()
+        variables = await (await server.session()).variables()
+        assert variables[self.status] == "STAGED"
+        return asyncio.get_running_loop().time() - begun
+
+
+KINDS = {
+    "agi": Kind(
+        test_fastagi.serving,
+        "ROUNDED_STATUS",
+        (
+            *ANYWHERE,
+            _flood,
+            _lines_without_end,
+            _partial_line,
+            _partial_and_silent,
+            _never_reply,
+            _reply_nonsense,
+        ),
+    ),
+    "esl": Kind(
+        test_outbound.serving,
+        "rounded_status",
+        (
+            *ANYWHERE,
+            _block_without_end,
+            _headers_without_end,
+            _half_a_block,
+            _half_a_block_and_silent,
+            _channel_and_silent,
+            _channel_and_reset,
+            _channel_and_nonsense,
+            _replies,
+            _notices,
+            _huge_body,
+        ),
+    ),
+}
 
 
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def _attack(address: Address, connections: int, kept: list[socket], go_on: threading.Event) -> None:
+def _attack(
+    address: Address,
+    bad: Sequence[Callable[[socket], None]],
+    connections: int,
+    kept: list[socket],
+    go_on: threading.Event,
+) -> None:
     for number in range(connections):
         if not go_on.is_set():
             return
-        behave: Callable[[socket], None] = BAD[number % len(BAD)]
         with contextlib.suppress(OSError):
             peer = create_connection((address.host, address.port), timeout=5)
             kept.append(peer)
             with contextlib.suppress(OSError):
-                behave(peer)
+                bad[number % len(bad)](peer)
 
 
-async def _neighbour(server: Server) -> float:
-    begun = asyncio.get_running_loop().time()
-    variables = await (await server.session()).variables()
-    assert variables["ROUNDED_STATUS"] == "STAGED"
-    return asyncio.get_running_loop().time() - begun
-
-
-async def test_a_thousand_bad_connections_leave_nothing_behind() -> None:
-    async with serving(deadline=1.5) as server:
-        before = statistics.median([await _neighbour(server) for _ in range(30)])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+async def test_a_thousand_bad_connections_leave_nothing_behind(kind: Kind) -> None:
+    async with kind.serving(deadline=1.5) as server:
+        before = statistics.median([await kind.neighbour(server) for _ in range(30)])
         descriptors, tasks = _descriptors(), len(asyncio.all_tasks())
         kept: list[socket] = []
         go_on = threading.Event()
         go_on.set()
-        attack = threading.Thread(target=_attack, args=(server.address, 1000, kept, go_on))
+        attack = threading.Thread(
+            target=_attack, args=(server.address, kind.bad, 1000, kept, go_on)
+        )
         attack.start()
         during = []
         while attack.is_alive():
-            during.append(await _neighbour(server))
+            during.append(await kind.neighbour(server))
             await asyncio.sleep(0.02)
         attack.join()
         assert len(kept) == 1000
@@ -137,7 +224,7 @@ async def test_a_thousand_bad_connections_leave_nothing_behind() -> None:
         for peer in kept:
             peer.close()
         await asyncio.sleep(0.1)
-        after = statistics.median([await _neighbour(server) for _ in range(30)])
+        after = statistics.median([await kind.neighbour(server) for _ in range(30)])
         assert len(asyncio.all_tasks()) <= tasks + 1
         assert _descriptors() <= descriptors + 2
     # The attackers' thread shares this interpreter with the server, hence the generous factor.

@@ -12,11 +12,11 @@ Everything else follows mod_event_socket.c and mod_commands.c of FreeSWITCH 1.11
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from ..call import CallContext, CallerId, Switch, clean
+from ..call import CallContext, CallerId, Switch, holds_control
 from ..errors import ProtocolError
 from .dialplan import CHANNEL_VARIABLE, PLAIN_VALUE, Inputs, decode, is_withheld
 
@@ -75,23 +75,22 @@ class Parser:
         self._headers: dict[str, bytes] | None = None
         self._missing = 0
 
-    def receive(self, data: bytes) -> list[Message]:
-        """The messages that ``data`` completes.
+    def receive(self, data: bytes) -> Iterator[Message]:
+        """The messages that ``data`` completes; it is read as they are asked for.
 
         Raises:
             ProtocolError: they are none, or longer than we read; nothing can be received after.
         """
         self._buffer += data
-        messages = []
         while (message := self._next()) is not None:
-            messages.append(message)
-        return messages
+            yield message
 
     def _next(self) -> Message | None:
         if self._headers is None:
             end = self._buffer.find(b"\n\n", max(0, self._searched - 1))
             self._searched = len(self._buffer)
-            if (end if end >= 0 else len(self._buffer)) > LONGEST_BLOCK:
+            # Without an end, the last byte may be the first half of one.
+            if (end if end >= 0 else len(self._buffer) - 1) > LONGEST_BLOCK:
                 raise ProtocolError("ESL: a header block is too long")
             if end < 0:
                 return None
@@ -116,7 +115,7 @@ def _headers(block: bytes) -> dict[str, bytes]:
             raise ProtocolError("ESL: a line is no name: value")
         name = match[1].decode("latin-1")
         if name.lower() in seen:
-            raise ProtocolError(f"ESL: the header {name[:40]} stands twice")
+            raise ProtocolError(f"ESL: the header {name[:40]!r} stands twice")
         seen.add(name.lower())
         headers[name] = match[2]
     return headers
@@ -150,11 +149,11 @@ class Channel:
         data, given = {}, []
         for name, raw in message.headers.items():
             if _CONTROL.search(raw):
-                raise ProtocolError(f"ESL: {name[:40]} holds a control character")
+                raise ProtocolError(f"ESL: {name[:40]!r} holds a control character")
             key, value = name.lower(), decode(unquote_to_bytes(raw))
             data[key] = value
             if key.startswith(_INPUT):  # the rest of its name keeps its case
-                given.append((name[len(_INPUT) :], value))
+                given.append((decode(name[len(_INPUT) :].encode("latin-1")), value))
         if not data.get("reply-text", "").startswith("+OK"):
             raise ProtocolError("ESL: no channel in the answer to connect")
         if not _CHANNEL_ID.fullmatch(data.get("unique-id", "")):
@@ -188,7 +187,7 @@ def inputs(channel: Channel) -> Inputs:
         ProtocolError: one that decides holds a control character.
     """
     for key, value in channel.given:
-        if key in _DECIDING and clean(value) != value.strip():
+        if key in _DECIDING and holds_control(value):
             raise ProtocolError(f"rounded_in_{key} holds a control character")
     return Inputs.collect(channel.given, separator="_")
 

@@ -132,7 +132,12 @@ class OutboundServer:
                 session.send(esl.EXIT)
                 await reading
                 return
-            answer = await self._answer(session, channel, accepted, deadline - REPLY_TIME)
+            try:
+                answer = await self._answer(session, channel, accepted, deadline - REPLY_TIME)
+            except SwitchError:
+                raise
+            except Exception:
+                answer = not_understood(Switch.FREESWITCH, defect())
             try:
                 command = esl.set_variables(channel.id, answer.variables)
                 reply = await session.send(command, esl.EXIT)[0]
@@ -163,13 +168,7 @@ class OutboundServer:
                 "rounded_in_ variables that mean nothing: %s",
                 mask_numbers(", ".join(inputs.ignored)),
             )
-        try:
-            work = action(channel, inputs, accepted, deadline)
-            return await session.presence.during(work)
-        except SwitchError:
-            raise
-        except Exception:
-            return not_understood(Switch.FREESWITCH, defect())
+        return await session.presence.during(action(channel, inputs, accepted, deadline))
 
     async def _stage(
         self, channel: esl.Channel, inputs: Inputs, accepted: float, deadline: float
