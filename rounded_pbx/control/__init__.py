@@ -11,12 +11,16 @@ from typing import Protocol
 
 from ..errors import CommandFailed
 
-#: What may stand in a command: nothing of it ends a line, splits an argument or is expanded.
-_WORD = re.compile(r"[A-Za-z0-9_.+*#@-]{1,80}")
+#: What may stand in a command: nothing of it ends a line, splits an argument or is expanded. No @:
+#: in "600@theirs", Asterisk's Local channel would read an extension and a context of its own.
+_WORD = re.compile(r"[A-Za-z0-9_.+*#-]{1,80}")
 
 
 class Control(Protocol):
     """A switch to log in to. Each method ends within the time-out that it was made with.
+
+    A connection that failed once, or was too slow, is closed: what is asked after that is refused
+    until somebody logs in again.
 
     Raises:
         SwitchUnreachable: it does not answer, or not in time.
@@ -59,7 +63,11 @@ def word(text: str, what: str) -> str:
         CommandFailed: it cannot.
     """
     if not _WORD.fullmatch(text):
-        raise CommandFailed(
-            f"{what} {text[:80]!r}: expected at most 80 of A-Z a-z 0-9 _ . + * # @ -"
-        )
+        raise CommandFailed(f"{what} {text[:80]!r}: expected at most 80 of A-Z a-z 0-9 _ . + * # -")
     return text
+
+
+def said(reply: object) -> str:
+    """What a switch said, as one short line that a terminal shows as it is."""
+    text = str(reply).strip()[:200]
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,41 +1,102 @@
 """Asterisk's manager interface (AMI), over panoramisk's client.
 
-What is added to it, and why (panoramisk 1.4, manager.py): each action ends by a time-out (a wrong
-password raises nothing, and what is asked after it waits for ever), a lost connection is not made
-anew behind our back (its reconnects outlive ``close``), the login is checked, and nothing with a
-line end goes into an action. The rights ``system,reporting,originate`` are enough; ``command`` is
-not used.
+What is added to it, and why (panoramisk 1.4): each call ends by a time-out (a wrong password raises
+nothing, and what is asked after it waits for ever), or at once where the connection is lost; a lost
+connection is not made anew behind our back (its reconnects outlive ``close``); the login is
+checked, what the peer sends is bounded, and nothing with a line end goes into an action. The rights
+``system,reporting,originate`` are enough; ``command`` is not used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from panoramisk import Manager
+from panoramisk.ami_protocol import AMIProtocol
 
 from ..config_types import Address
 from ..errors import CommandFailed, LoginRefused, SwitchUnreachable
-from . import word
+from . import said, word
 
 _SECRET = re.compile(r"[ -~]{1,128}")
+#: Bytes that the manager may send from one action to the next.
+_LIMIT = 64 * 1024
 
-_log = logging.getLogger(__name__)
-_log.setLevel(logging.CRITICAL)  # panoramisk logs whole actions, the secret of the login in them
+# panoramisk logs whole actions, the secret of the login in them: to a logger that no logging
+# configuration can reach.
+_silent = logging.Logger("panoramisk", logging.CRITICAL + 1)
 
 
-class _Manager(Manager):  # type: ignore[misc]  # panoramisk has no types
-    """A manager that is connected once."""
+class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
+    """A connection that knows its manager from its first byte on, and bounds what it reads.
+
+    panoramisk introduces the two in a callback, some turns of the loop later (manager.py:77), and
+    what came before, an event or the end, would meet a None (ami_protocol.py:87, 92).
+    """
+
+    def __init__(self, manager: _Manager) -> None:
+        self._manager = manager
+        self._left = _LIMIT
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.factory = self._manager
+        self.log = _silent
+        self.encoding = "utf8"
+
+    def send(self, data: Any, as_list: bool = False) -> asyncio.Future[Any]:
+        self._left = _LIMIT
+        reply: asyncio.Future[Any] = super().send(data, as_list=as_list)
+        return reply
+
+    def data_received(self, data: bytes) -> None:
+        self._left -= len(data)
+        try:
+            if self._left < 0:  # it would keep them all, for a blank line to come (62)
+                raise ValueError(f"more than {_LIMIT} bytes")
+            super().data_received(data)
+        except Exception:  # it trips over repeated headers: they are lists, and it expects text
+            self.transport.abort()
+
+    def handle_message(self, message: Any) -> None:
+        # An event would count as a success (message.py:82), and have old actions sent again.
+        if "Event" not in message:
+            super().handle_message(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self._manager.lost.done():  # whoever closed it
+            self._manager.lost.set_result(None)
+
+
+class _Manager(Manager):  # type: ignore[misc]
+    """A manager that is connected once. ``lost`` is done as soon as the connection is gone."""
+
+    def __init__(self, address: Address) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(
+            loop=loop,
+            host=address.host,
+            port=address.port,
+            log=_silent,
+            ping_delay=86400,
+            protocol_factory=lambda: _Protocol(self),
+        )
+        self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, f: asyncio.Future[Any]) -> None:
+        # Where there is no connection, panoramisk tries again for ever (manager.py:72).
         if not f.cancelled() and f.exception() is None:
             super().connection_made(f)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close()
+        self.close()  # and not: connect again in two seconds (manager.py:283)
 
 
 class Asterisk:
@@ -45,7 +106,7 @@ class Asterisk:
         address: the manager, as in manager.conf: 127.0.0.1:5038.
         username: the section of manager.conf.
         secret: its secret.
-        timeout: seconds that each action may take.
+        timeout: seconds that each call may take.
     """
 
     def __init__(
@@ -62,81 +123,99 @@ class Asterisk:
         if not _SECRET.fullmatch(self._secret):
             raise LoginRefused("the manager's secret is one line of printable ASCII")
         username = word(self._username, "username")
-        manager = self._manager = _Manager(
-            loop=asyncio.get_running_loop(),
-            host=self._address.host,
-            port=self._address.port,
-            log=_log,
-            ping_delay=86400,
-        )
+        await self.close()
         try:
-            async with asyncio.timeout(self._timeout):
+            await self._connect(username)
+        except BaseException:  # neither let in, nor to be asked anything
+            await self.close()
+            raise
+
+    async def _connect(self, username: str) -> None:
+        manager = self._manager = _Manager(self._address)
+        try:
+            async with self._within(self._timeout):
                 await manager.connect()
-        except TimeoutError:
-            raise SwitchUnreachable(f"{self._address}: no answer") from None
-        except OSError as error:
-            raise SwitchUnreachable(f"{self._address}: {error.strerror or error}") from None
-        await asyncio.sleep(0)  # panoramisk takes the connection in a callback
-        try:
-            await self._act("Login", Username=username, Secret=self._secret, Events="off")
+                await self._act("Login", Username=username, Secret=self._secret, Events="off")
         except CommandFailed:
             raise LoginRefused(
                 f"{self._address}: Asterisk refused the user {username}, the secret or this address"
             ) from None
+        except OSError as error:  # asyncio's own text names the address once more
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise SwitchUnreachable(f"{self._address}: {reason}") from None
 
     async def version(self) -> str:
         """What CoreSettings says."""
-        reply = await self._act("CoreSettings")
-        return f"Asterisk {reply['AsteriskVersion']}"
+        async with self._within(self._timeout):
+            reply = await self._act("CoreSettings")
+        version = reply.get("AsteriskVersion")
+        if not version:
+            raise CommandFailed("CoreSettings: the reply has no AsteriskVersion")
+        return f"Asterisk {said(version)}"
 
     async def loaded(self, modules: Iterable[str]) -> frozenset[str]:
         """Which of the modules (``res_agi``) are loaded."""
+        names = [word(module, "module") for module in modules]
         found = set()
-        for module in modules:
-            try:
-                await self._act("ModuleCheck", Module=word(module, "module"))
-            except CommandFailed as refused:
-                if "permission" in str(refused).lower():
-                    raise
-            else:
-                found.add(module)
+        async with self._within(self._timeout):
+            for name in names:
+                try:
+                    await self._act("ModuleCheck", Module=name)
+                except CommandFailed as refused:
+                    if "not loaded" not in str(refused):  # permission denied, unknown command
+                        raise
+                else:
+                    found.add(name)
         return frozenset(found)
 
     async def reload(self) -> None:
         """Reload pbx_config, which holds the dialplan."""
-        await self._act("Reload", Module="pbx_config.so")
+        async with self._within(self._timeout):
+            await self._act("Reload", Module="pbx_config.so")
 
     async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:
         """A call over a Local channel into a context; our side of it waits."""
-        await self._act(
-            "Originate",
-            limit=self._timeout + seconds,
-            Channel=f"Local/{word(extension, 'extension')}@{word(context, 'context')}",
-            CallerID=word(caller, "caller"),
-            Timeout=str(int(seconds) * 1000),
-            Application="Wait",
-            Data=str(int(seconds)),
-            Async="false",
-        )
+        fields = {
+            "Channel": f"Local/{word(extension, 'extension')}@{word(context, 'context')}",
+            "CallerID": word(caller, "caller"),
+            "Timeout": str(int(seconds) * 1000),
+            "Application": "Wait",
+            "Data": str(int(seconds)),
+            "Async": "false",
+        }
+        async with self._within(self._timeout + seconds):
+            await self._act("Originate", **fields)
 
     async def close(self) -> None:
         """Close the connection."""
         manager, self._manager = self._manager, None
-        if manager is not None:
-            manager.close()
+        if manager is None:
+            return
+        manager.close()
+        if manager.protocol is not None:
+            manager.protocol.transport.abort()  # a peer that reads nothing would keep it open
+            await asyncio.wait({manager.lost})
 
-    async def _act(self, action: str, *, limit: float | None = None, **fields: str) -> Any:
-        manager = self._manager
-        if manager is None or manager.protocol is None or manager.protocol.closed:
-            raise SwitchUnreachable(f"{self._address}: not connected")
-        seconds = limit or self._timeout
+    @contextlib.asynccontextmanager
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(seconds):
-                reply = await manager.send_action({"Action": action, **fields}, as_list=False)
+                yield
         except TimeoutError:
-            raise SwitchUnreachable(
-                f"{self._address}: no answer to {action} within {seconds:g} s"
-            ) from None
+            await self.close()
+            raise SwitchUnreachable(f"{self._address}: no answer within {seconds:g} s") from None
+
+    async def _act(self, action: str, **fields: str) -> Any:
+        manager = self._manager
+        if manager is None or manager.protocol is None:
+            raise SwitchUnreachable(f"{self._address}: not logged in")
+        reply = None
+        if not manager.protocol.closed:
+            answer = manager.send_action({"Action": action, **fields}, as_list=False)
+            await asyncio.wait({answer, manager.lost}, return_when=asyncio.FIRST_COMPLETED)
+            reply = answer.result() if answer.done() else None
+        if reply is None:
+            raise SwitchUnreachable(f"{self._address}: the connection broke")
         if not reply.success:
-            raise CommandFailed(f"{action}: {reply.message[:200]}")
+            raise CommandFailed(f"{action}: {said(reply.message)}")
         return reply
