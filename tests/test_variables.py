@@ -105,8 +105,9 @@ def test_a_fallback_is_told_to_the_switch_that_it_is_for() -> None:
     route = Route(name="a", agent_id=AGENT, fallback=both)
     failed = StagingResult(Outcome.TIMEOUT)
     for switch, target in both.items():
-        assert dict(built(failed, route, switch))["ROUNDED_FALLBACK"] == target
-    assert "ROUNDED_FALLBACK" not in dict(built(failed, ROUTE, Switch.FREESWITCH))
+        said = {name.upper(): value for name, value in built(failed, route, switch)}
+        assert said["ROUNDED_FALLBACK"] == target
+    assert "rounded_fallback" not in dict(built(failed, ROUTE, Switch.FREESWITCH))
 
 
 @pytest.mark.parametrize(
