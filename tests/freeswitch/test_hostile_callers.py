@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from ..lab.calls import HEADER, Lab, ids
-from ..lab.daemon import AGENT, Daemon
+from ..lab.daemon import AGENT, Daemon, config, daemon
 from ..lab.raw import invite
 
 EVIL = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
 TOUCHED = Path("/tmp/rounded-pbx-was-here")
+
+#: What a user of a SIP URI must escape.
+ESCAPED = {ord(character): f"%{ord(character):02x}" for character in ' ;>\\"'}
 
 FROM_USERS = {
     "line feed": "+339%0Avariable_rounded_in_route%3A%20other",
@@ -65,6 +69,31 @@ def test_a_hostile_name_changes_nothing(lab: Lab, served: Daemon, name: str) -> 
 def test_a_name_with_quotation_marks_loses_no_call_on_its_way_to_the_fallback(lab: Lab) -> None:
     invite(name=NAMES["quotation marks"])
     assert ids(lab.phone.invites()) == [[]]
+
+
+BREAKS = ["%0D%0AX-Evil: 1", "%0D%0A%0D%0AX-Evil: 1", "%0A%0AX-Evil: 1", '\\"', "${uuid}", "a;b=c>"]
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["to the agent", "to the fallback"])
+@pytest.mark.parametrize("breaks", BREAKS)
+@pytest.mark.parametrize("where", ["name", "number"])
+def test_a_caller_breaks_no_line_of_an_invite(
+    lab: Lab, where: str, breaks: str, *, up: bool
+) -> None:
+    started = daemon(lab.directory / "daemon", config(lab.api.url)) if up else nullcontext()
+    with started:
+        if where == "name":
+            assert invite(name=f"Ann{breaks}") == 200
+        elif re.search("[;> \\\\]", breaks):  # no user of a SIP URI
+            invite(from_user=f"+33145678901{breaks.translate(ESCAPED)}")
+        else:
+            assert invite(from_user=f"+33145678901{breaks}") == 200
+    [seen] = (lab.trunk if up else lab.phone).invites()
+    assert ids([seen]) == ([lab.api.ids()] if up else [[]])
+    head = re.split(r"\r?\n\r?\n", seen.text, maxsplit=1)[0].splitlines()[1:]
+    assert [line for line in head if not re.match(r"[A-Za-z-]+:", line)] == []
+    assert "X-Evil" not in [line.partition(":")[0] for line in head]
+    assert seen.headers("Content-Length") != []
 
 
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..lab import sipp
-from ..lab.calls import NOISE, TRUNK, Lab, ids, settle, wait_of
+from ..lab.calls import NOISE, PHONE, TRUNK, Lab, ids, settle, wait_of
 from ..lab.daemon import Daemon, config, daemon
 from ..lab.processes import end, wait_until
 from .conftest import CAP
@@ -155,3 +156,74 @@ def test_the_next_call_carries_its_own_id(lab: Lab, served: Daemon) -> None:
     lab.call()
     assert ids(lab.trunk.invites()) == [[call_id] for call_id in lab.api.ids()]
     assert len(set(lab.api.ids())) == 2
+
+
+def test_an_agent_who_hangs_up_ends_the_call(lab: Lab, served: Daemon) -> None:
+    end(lab.trunk.process)
+    with sipp.sipp(lab.directory, "trunk", sipp.callee(after=sipp.HANG_UP), TRUNK) as trunk:
+        wait_until(trunk.ready, "the trunk to listen")
+        caller = lab.call(sipp.waiting_caller())
+        assert ids(trunk.invites()) == [lab.api.ids()]
+    assert [m for m in caller if not m.sent and m.first_line.startswith("BYE")]
+    assert lab.phone.invites() == []
+
+
+def test_an_id_of_an_earlier_pass_is_not_sent_again(lab: Lab) -> None:
+    lab.call(sipp.caller("71"))  # the admin's extension leads on with an id on the channel
+    assert lab.trunk.invites() == []
+    assert ids(lab.phone.invites()) == [[]]
+
+
+def test_nothing_but_a_did_is_dialled_from_our_context(lab: Lab) -> None:
+    caller = lab.call(sipp.caller("72"))
+    assert [m.first_line for m in caller if not m.sent][-1] == "SIP/2.0 404 Not Found"
+    assert lab.trunk.invites() == lab.phone.invites() == []
+
+
+def test_the_fallback_gets_the_callers_headers_but_no_id(lab: Lab) -> None:
+    """FreeSWITCH hands on a caller's X- headers unless the admin forbids it."""
+    own = "X-Rounded-Call-Id: 018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
+    lab.call(sipp.caller(headers=["X-Customer: 42", own]))
+    assert lab.phone.invites()[0].headers("X-Customer") == ["42"]
+    assert ids(lab.phone.invites()) == [[]]
+
+
+def _calls_the_phone(lab: Lab) -> None:
+    """As click to call does: the switch dials the phone and leads it to a DID."""
+    number = f"{PHONE[0]}:{PHONE[1]}"
+    lab.switch.cli(f"originate sofia/external/900@{number} +33612345678 XML public")
+
+
+def test_a_leg_that_the_switch_dialled_gets_its_fallback_too(lab: Lab) -> None:
+    _calls_the_phone(lab)
+    try:
+        wait_until(lambda: len(lab.phone.invites()) == 2, "the fallback", 8)
+    finally:
+        lab.switch.cli("hupall")
+
+
+def test_a_caller_who_transfers_the_agent_gets_nobody(lab: Lab, served: Daemon) -> None:
+    end(lab.phone.process)
+    moving = sipp.callee(sipp.refer("600").replace("300", "2500", 1))
+    with sipp.sipp(lab.directory, "phone", moving, PHONE) as phone:
+        wait_until(phone.ready, "the phone to listen")
+        _calls_the_phone(lab)
+        wait_until(lambda: lab.trunk.received("BYE"), "the agent's BYE", 10)
+        time.sleep(0.5)
+        assert len(phone.invites()) == len(lab.trunk.invites()) == 1
+        lab.switch.cli("hupall")
+
+
+def test_a_second_pass_keeps_what_the_admin_had(lab: Lab, served: Daemon) -> None:
+    end(lab.trunk.process)
+    with (
+        sipp.sipp(lab.directory, "trunk", sipp.SILENT, TRUNK) as silent,
+        lab.dialling(sipp.waiting_caller("70")),
+    ):
+        wait_until(lambda: silent.received("INVITE"), "the agent's INVITE", 8)
+        time.sleep(0.7)  # "show channels" is behind
+        [uuid] = re.findall(r"(?m)^([0-9a-f-]{36}),inbound", lab.switch.cli("show channels"))
+        lab.switch.cli(f"uuid_transfer {uuid} +33612345678 XML rounded_bridge")
+        wait_until(lambda: lab.notices("FALLBACK"), "the fallback", 20)
+        lab.switch.cli("hupall")
+    assert lab.notices("FALLBACK")[0].endswith(" kept=NORMAL_TEMPORARY_FAILURE//theirs")

@@ -74,6 +74,15 @@ PUBLIC = f"""<include>
         "transfer +33612345678 XML public",
     )
 }
+{
+    _extension(
+        "stale",
+        "^71$",
+        "set rounded_call_id=018f4c2e-7b1a-7c3d-9e4f-0123456789ab",
+        "transfer +33612345678 XML public",
+    )
+}
+{_extension("wrong", "^72$", "set rounded_next=dial", "transfer 900 XML rounded_bridge")}
 <X-PRE-PROCESS cmd="include" data="public/*.xml"/>
 </context>
 </include>

@@ -183,6 +183,22 @@ Content-Length: 0
 <recv response="202"/>
 """
 
+#: What an agent does who hangs up, after a while of talking: see ``callee``.
+HANG_UP = """<pause milliseconds="300"/>
+<send retrans="500"><![CDATA[
+BYE [next_url] SIP/2.0
+Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
+From: <sip:callee@[local_ip]:[local_port]>;tag=[pid]callee[call_number]
+To: [$1]
+Call-ID: [call_id]
+CSeq: 1 BYE
+Max-Forwards: 70
+Content-Length: 0
+
+]]></send>
+<recv response="200"/>
+"""
+
 
 @dataclass(frozen=True)
 class Message:
