@@ -46,13 +46,13 @@ def dialplan(*more: str) -> str:
 
 
 @pytest.fixture
-async def control(freeswitch: FreeSwitch) -> AsyncIterator[EventSocket]:
+async def control(switch: FreeSwitch) -> AsyncIterator[EventSocket]:
     control = EventSocket(Address("127.0.0.1", EVENT_SOCKET), PASSWORD)
-    (freeswitch.directory / FILE).write_text(dialplan())
+    (switch.directory / FILE).write_text(dialplan())
     await control.log_in()
     await control.reload()
     yield control
-    (freeswitch.directory / FILE).unlink()
+    (switch.directory / FILE).unlink()
     await control.reload()
     await control.close()
 
@@ -66,11 +66,11 @@ async def test_it_says_what_it_is_and_has_loaded(control: EventSocket) -> None:
 
 
 async def test_a_reload_makes_a_changed_dialplan_live(
-    freeswitch: FreeSwitch, control: EventSocket
+    switch: FreeSwitch, control: EventSocket
 ) -> None:
     with pytest.raises(CommandFailed):
         await control.originate("new", "control", caller="100", seconds=2)
-    (freeswitch.directory / FILE).write_text(dialplan(extension("new", "answer", "sleep 300")))
+    (switch.directory / FILE).write_text(dialplan(extension("new", "answer", "sleep 300")))
     with pytest.raises(CommandFailed):
         await control.originate("new", "control", caller="100", seconds=2)
     await control.reload()
@@ -78,47 +78,45 @@ async def test_a_reload_makes_a_changed_dialplan_live(
 
 
 async def test_a_dialplan_that_is_no_xml_is_refused(
-    freeswitch: FreeSwitch, control: EventSocket
+    switch: FreeSwitch, control: EventSocket
 ) -> None:
-    (freeswitch.directory / FILE).write_text(dialplan().replace("</context>", "</contxt>"))
+    (switch.directory / FILE).write_text(dialplan().replace("</context>", "</contxt>"))
     try:
         with pytest.raises(CommandFailed, match="reloadxml"):
             await control.reload()
     finally:
-        (freeswitch.directory / FILE).write_text(dialplan())
+        (switch.directory / FILE).write_text(dialplan())
         await control.reload()
 
 
-async def test_a_call_is_placed_and_answered(freeswitch: FreeSwitch, control: EventSocket) -> None:
-    since = freeswitch.position()
+async def test_a_call_is_placed_and_answered(switch: FreeSwitch, control: EventSocket) -> None:
+    since = switch.position()
     await control.originate("answers", "control", caller="+33612345678", seconds=5)
-    wait_until(lambda: "ADMIN-CALLED +33612345678 answers" in freeswitch.notices(since), "the call")
-    wait_until(lambda: freeswitch.channels() == 0, "the end of the call")
+    wait_until(lambda: "ADMIN-CALLED +33612345678 answers" in switch.notices(since), "the call")
+    wait_until(lambda: switch.channels() == 0, "the end of the call")
 
 
 @pytest.mark.parametrize(
     ("extension", "context"), [("refuses", "control"), ("none", "control"), ("answers", "none")]
 )
 async def test_a_call_that_is_not_answered_has_failed(
-    freeswitch: FreeSwitch, control: EventSocket, extension: str, context: str
+    switch: FreeSwitch, control: EventSocket, extension: str, context: str
 ) -> None:
     with pytest.raises(CommandFailed, match="originate: -ERR"):
         await control.originate(extension, context, caller="100", seconds=5)
     assert await control.version()
-    wait_until(lambda: freeswitch.channels() == 0, "the end of the call")
+    wait_until(lambda: switch.channels() == 0, "the end of the call")
 
 
-async def test_a_call_rings_no_longer_than_it_may(
-    freeswitch: FreeSwitch, control: EventSocket
-) -> None:
+async def test_a_call_rings_no_longer_than_it_may(switch: FreeSwitch, control: EventSocket) -> None:
     begun = time.monotonic()
     with pytest.raises(CommandFailed, match=r"originate: -ERR (NO_ANSWER|ALLOTTED_TIMEOUT)"):
         await control.originate("rings", "control", caller="100", seconds=2)
     assert 0.9 < time.monotonic() - begun < 5  # FreeSWITCH counts whole seconds of the clock
-    wait_until(lambda: freeswitch.channels() == 0, "the end of the call")
+    wait_until(lambda: switch.channels() == 0, "the end of the call")
 
 
-async def test_a_wrong_password_is_refused(freeswitch: FreeSwitch) -> None:
+async def test_a_wrong_password_is_refused(switch: FreeSwitch) -> None:
     control = EventSocket(Address("127.0.0.1", EVENT_SOCKET), "wrong")
     with pytest.raises(LoginRefused, match="password"):
         await control.log_in()

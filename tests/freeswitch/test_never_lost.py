@@ -1,9 +1,8 @@
-"""Whatever becomes of the daemon, a call goes on, and none waits longer than its cap."""
+"""What else a daemon that fails, or something in its place, could do to a call."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import threading
 import time
@@ -12,10 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from ..lab import sipp
-from ..lab.calls import NOISE, Lab, ids, in_place_of_the_daemon, restarts_lose_no_call, wait_of
-from ..lab.daemon import OUTBOUND, Daemon
+from ..lab.calls import NOISE, Lab, ids, in_place_of_the_daemon, wait_of
+from ..lab.daemon import OUTBOUND
 from ..lab.processes import wait_until
-from .conftest import CAP, EARLIEST
 
 UUID = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
 
@@ -56,50 +54,6 @@ class Later:
             connection.close()
 
 
-def test_without_a_daemon_the_fallback_is_reached_at_once(lab: Lab) -> None:
-    caller = lab.call()
-    assert ids(lab.phone.invites()) == [[]]
-    assert lab.trunk.invites() == []
-    assert lab.notices("FALLBACK")[0].startswith("FALLBACK UNAVAILABLE reason= ")
-    assert wait_of(caller, lab.phone.invites()[0]) < NOISE
-
-
-@pytest.mark.parametrize("how", ["closes", "resets", "connects and closes"])
-def test_a_daemon_that_closes_at_once_costs_nothing(lab: Lab, how: str) -> None:
-    def end(connection: socket.socket) -> None:
-        if how == "resets":
-            linger = b"\1\0\0\0\0\0\0\0"
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        elif how != "closes":
-            connection.sendall(b"connect\n\n")
-        connection.close()
-
-    with peer(end):
-        caller = lab.call()
-    assert ids(lab.phone.invites()) == [[]]
-    assert wait_of(caller, lab.phone.invites()[0]) < NOISE
-
-
-def test_a_daemon_that_accepts_and_is_silent_costs_the_cap(lab: Lab) -> None:
-    kept: list[socket.socket] = []
-    with peer(kept.append):
-        caller = lab.call()
-        assert ids(lab.phone.invites()) == [[]]
-        assert EARLIEST < wait_of(caller, lab.phone.invites()[0]) < CAP + NOISE
-    for connection in kept:
-        connection.close()
-
-
-def test_a_frozen_daemon_costs_the_cap_and_thaws(lab: Lab, served: Daemon) -> None:
-    served.signal(signal.SIGSTOP)
-    caller = lab.call()
-    assert ids(lab.phone.invites()) == [[]]
-    assert EARLIEST < wait_of(caller, lab.phone.invites()[0]) < CAP + NOISE
-    served.signal(signal.SIGCONT)
-    lab.call()
-    assert ids(lab.trunk.invites()) == [[lab.api.ids()[-1]]]
-
-
 @pytest.mark.parametrize(
     ("seconds", "commands"),
     [
@@ -125,7 +79,7 @@ def test_a_late_close_resets_no_call_that_is_bridged(
     assert bye.at - answered > 3.4
     assert ids(lab.phone.invites()) == [[]]
     assert lab.trunk.invites() == []
-    assert wait_of(caller, lab.phone.invites()[0]) < CAP + NOISE
+    assert wait_of(caller, lab.phone.invites()[0]) < lab.switch.cap + NOISE
 
 
 def test_a_late_close_resets_no_call_that_talks_to_the_agent(lab: Lab) -> None:
@@ -171,19 +125,3 @@ def test_nonsense_in_a_variable_dials_nothing_else(
     assert ids(lab.phone.invites()) == ([[]] if reaches else [])
     if not reaches:
         assert [m.first_line for m in caller if not m.sent][-1].startswith("SIP/2.0 503")
-
-
-def test_a_daemon_killed_while_it_stages_costs_nothing_more(lab: Lab, served: Daemon) -> None:
-    lab.api.behave(fault="hang", fault_on=["stageCall"])
-    with lab.dialling(sipp.caller()) as caller:
-        wait_until(lambda: lab.api.sandbox.hanging == 1, "the staging to be under way")
-        killed = time.time()
-        served.kill()
-        caller.wait(20)
-    assert ids(lab.phone.invites()) == [[]]
-    assert lab.phone.invites()[0].at - killed < NOISE
-
-
-@pytest.mark.parametrize("how", ["terminated", "killed"])
-def test_restarts_under_20_calls_a_second_lose_no_call(lab: Lab, how: str) -> None:
-    restarts_lose_no_call(lab, how, CAP)

@@ -1,58 +1,17 @@
-"""When the agent's side refuses, when the caller leaves, and what belongs to the admin."""
+"""What belongs to the admin, and whom the agent's side may reach."""
 
 from __future__ import annotations
 
 import re
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from ..lab import sipp
-from ..lab.calls import NOISE, PHONE, TRUNK, Lab, ids, settle, wait_of
+from ..lab.calls import NOISE, PHONE, TRUNK, Lab, ids
 from ..lab.daemon import Daemon, config, daemon
 from ..lab.processes import end, wait_until
-from .conftest import CAP
-
-REFUSALS = (
-    "404 Not Found",
-    "480 Temporarily Unavailable",
-    "486 Busy Here",
-    "503 Service Unavailable",
-    "603 Decline",
-)
-
-
-@pytest.fixture
-def refusing(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The lab with a trunk that does what the test names."""
-    end(lab.trunk.process)
-    status: str = request.param
-    scenario = sipp.refusing(status) if status else sipp.SILENT
-    with sipp.sipp(lab.directory, "trunk", scenario, TRUNK) as trunk:
-        wait_until(trunk.ready, "the trunk to listen")
-        lab.trunk = trunk
-        yield lab
-
-
-@pytest.mark.parametrize("refusing", REFUSALS, indirect=True)
-def test_a_refused_agent_is_tried_once_without_the_id_then_the_fallback(refusing: Lab) -> None:
-    with daemon(refusing.directory / "daemon", config(refusing.api.url)):
-        refusing.call()
-    assert ids(refusing.trunk.invites()) == [refusing.api.ids(), []]
-    assert ids(refusing.phone.invites()) == [[]]
-    assert refusing.notices("FALLBACK")[0].endswith(" kept=//")
-
-
-@pytest.mark.parametrize("refusing", [""], indirect=True, ids=["silence"])
-def test_a_silent_agent_is_tried_once_without_the_id_then_the_fallback(refusing: Lab) -> None:
-    with daemon(refusing.directory / "daemon", config(refusing.api.url)):
-        caller = refusing.call()
-    assert ids(refusing.trunk.invites()) == [refusing.api.ids(), []]
-    assert ids(refusing.phone.invites()) == [[]]
-    # Two tries of originate_timeout seconds, which the lab has set to 3.
-    assert wait_of(caller, refusing.phone.invites()[0]) < 2 * 3 + CAP + NOISE
 
 
 @pytest.mark.parametrize("refusing", ["503 Service Unavailable"], indirect=True)
@@ -63,55 +22,6 @@ def test_without_a_fallback_the_caller_is_told(refusing: Lab) -> None:
         # Nothing from the daemon, so the dialplan's own preset holds: the phone.
         refusing.call()
     assert ids(refusing.phone.invites()) == [[]]
-
-
-REDIRECTS = {
-    "a user": "sip:900@127.0.0.3",
-    "the phone": "sip:900@127.0.0.4:5090",
-    "an allowed user": "sip:600@127.0.0.4:5090",
-    "a dial string": "sip:loopback%2F900%2Fdefault@127.0.0.3",
-    "a gateway": "sip:900@127.0.0.3;gw=rounded",
-}
-
-
-@pytest.mark.parametrize("contact", REDIRECTS.values(), ids=REDIRECTS)
-def test_the_agents_side_cannot_send_a_call_elsewhere(
-    lab: Lab, served: Daemon, contact: str
-) -> None:
-    end(lab.trunk.process)
-    with sipp.sipp(lab.directory, "trunk", sipp.redirecting(contact), TRUNK) as trunk:
-        wait_until(trunk.ready, "the trunk to listen")
-        lab.call()
-        assert ids(trunk.invites()) == [lab.api.ids(), []]
-    assert [m.first_line.split("@")[0] for m in lab.phone.invites()] == ["INVITE sip:600"]
-    assert ids(lab.phone.invites()) == [[]]
-
-
-def test_a_caller_who_leaves_while_staging_cancels_the_request(lab: Lab, served: Daemon) -> None:
-    lab.api.behave(fault="hang", fault_on=["stageCall"])
-    with lab.dialling(sipp.leaving_caller(after_ms=400)) as caller:
-        wait_until(lambda: lab.api.sandbox.hanging == 1, "the staging to be under way")
-        assert caller.wait(10) == 0, caller.messages()
-        left = next(m for m in caller.messages() if m.first_line.startswith("CANCEL")).at
-        wait_until(lambda: lab.api.sandbox.hanging == 0, "the request to be cancelled", 2)
-        assert time.time() - left < 1.0
-    settle(lab.switch)
-    assert served.outcomes() == ["HANGUP"]
-    assert len(lab.notices("ADMIN-H")) == 1
-    assert lab.trunk.invites() == lab.phone.invites() == []
-
-
-def test_callers_who_leave_leave_nothing_behind(lab: Lab, served: Daemon) -> None:
-    lab.api.behave(staging_time=30)
-    lab.call()  # everything that is opened once is open now
-    assert served.running is not None
-    before = served.descriptors()
-    with lab.dialling(sipp.leaving_caller(after_ms=300), "-m", "40", "-r", "20") as caller:
-        caller.wait(30)
-    settle(lab.switch)
-    wait_until(lambda: served.descriptors() <= before + 2, "the descriptors to be closed", 5)
-    assert len(lab.notices("ADMIN-H")) == 41
-    assert served.outcomes().count("HANGUP") == 40
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -149,13 +59,6 @@ def test_an_agents_transfer_reaches_the_allow_list_or_the_fallback(
         assert ids(trunk.invites()) == [lab.api.ids()]
     assert ids(lab.phone.invites()) == [[]]
     assert lab.phone.invites()[0].first_line.startswith(f"INVITE sip:{reached}@")
-
-
-def test_the_next_call_carries_its_own_id(lab: Lab, served: Daemon) -> None:
-    lab.call()
-    lab.call()
-    assert ids(lab.trunk.invites()) == [[call_id] for call_id in lab.api.ids()]
-    assert len(set(lab.api.ids())) == 2
 
 
 def test_an_agent_who_hangs_up_ends_the_call(lab: Lab, served: Daemon) -> None:

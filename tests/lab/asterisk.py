@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk
 
+from .daemon import FASTAGI
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "dialplan_examples"
 CACHE = Path(os.environ.get("ROUNDED_PBX_CACHE", ROOT / ".cache"))
@@ -91,7 +93,7 @@ contact=sip:{PHONE}:{PHONE_PORT}
 # 22 has the writer in a module of its own.
 CDR_MODULES = "load=res_cdrel_custom.so\nload=cdr_custom.so\n"
 CDR_CUSTOM = """[mappings]
-rounded.csv => ${CDR(src)},${CDR(dst)},${CDR(disposition)},${CDR(rounded_call_id)}
+rounded.csv => ${CDR(src)},${CDR(disposition)},${CDR(rounded_call_id)}
 """
 
 
@@ -111,6 +113,8 @@ class Asterisk(PrivateAsterisk):
     """A private Asterisk, and what the tests read of it."""
 
     version = 0
+    asks, cap, earliest = FASTAGI, 2.0, 1.8
+    answered = "ANSWERED"
 
     def notices(self, since: int = 0) -> list[str]:
         """What the test dialplan logged, from a position of the log on."""

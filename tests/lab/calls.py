@@ -15,7 +15,7 @@ from rounded_pbx.config_types import Address
 
 from . import asterisk as addresses
 from . import sipp
-from .daemon import SandboxThread, config, daemon
+from .daemon import SandboxThread
 from .processes import wait_until
 from .sipp import Message, Sipp
 
@@ -31,6 +31,12 @@ class Switch(Protocol):
     """A real switch, and what the tests read of it."""
 
     version: int
+    #: Where its dialplan asks, the seconds of its cap, and how early that may fire.
+    asks: Address
+    cap: float
+    earliest: float
+    #: What its CDRs say of a call that was answered.
+    answered: str
 
     def notices(self, since: int = 0) -> list[str]: ...
     def position(self) -> int: ...
@@ -114,38 +120,3 @@ def in_place_of_the_daemon(
         yield
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(5)
-
-
-def restarts_lose_no_call(lab: Lab, how: str, cap: float) -> None:
-    """20 calls a second while the daemon is terminated, or killed, and started again."""
-    calls, restarts = 240, 0
-    with (
-        daemon(lab.directory / "daemon", config(lab.api.url)) as served,
-        lab.dialling(sipp.caller(talk_ms=100), "-m", str(calls), "-r", "20") as caller,
-    ):
-        while caller.process.poll() is None:
-            enough = len(lab.api.ids()) + 10
-            while caller.process.poll() is None and len(lab.api.ids()) < enough:
-                time.sleep(0.01)
-            served.kill() if how == "killed" else served.stop()
-            time.sleep(0.2)
-            served.start()
-            restarts += 1
-        messages = caller.messages()
-    assert restarts >= 4
-    answered = [m for m in messages if not m.sent and m.first_line.startswith("SIP/2.0 200")]
-    invites = {m.headers("Call-ID")[0]: m.at for m in messages if m.first_line.startswith("INVITE")}
-    assert len(invites) == calls
-    answers: dict[str, float] = {}
-    for message in answered:
-        answers.setdefault(message.headers("Call-ID")[0], message.at)
-    assert invites.keys() == answers.keys()
-    assert max(answers[call] - invites[call] for call in invites) < cap + NOISE
-    # Every call went somewhere, and every id that went out is one of the API's, used once.
-    assert len(lab.trunk.invites()) + len(lab.phone.invites()) == calls
-    sent = [header for header in ids(lab.trunk.invites()) if header]
-    assert all(len(header) == 1 for header in sent)
-    assert len({header[0] for header in sent}) == len(sent)
-    assert {header[0] for header in sent} <= set(lab.api.ids())
-    assert len(sent) >= 6 * (restarts - 1)  # of ten stagings a round, a kill may cost some
-    assert all(header == [] for header in ids(lab.phone.invites()))

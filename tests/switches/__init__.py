@@ -1,0 +1,1 @@
+"""What holds on every switch, on the very files of dialplan_examples."""
