@@ -69,7 +69,7 @@ def test_without_an_asterisk_that_boots_the_demo_says_so_and_simulates(tmp_path:
     broken.chmod(0o755)
     ended = run("demo", "--asterisk", broken)
     assert ended.returncode == 0
-    assert "Asterisk does not boot: no such module" in ended.stdout
+    assert "Asterisk does not start: no such module" in ended.stdout
     assert "a SIMULATED Asterisk" in ended.stdout
 
 

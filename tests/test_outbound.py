@@ -293,7 +293,7 @@ async def test_inputs_that_mean_nothing_are_said(
     odd = {"variable_rounded_in_dd": "+33699999999", "variable_rounded_in_wait": "long%0Aer"}
     assert (await (await server.session(odd)).variables())["rounded_status"] == "STAGED"
     [line] = messages(caplog, logging.WARNING)
-    assert line.startswith("rounded_in_ variables that mean nothing: ")
+    assert line.startswith("inputs that mean nothing: ")
     assert "dd=+3369999****" in line
     assert "wait=long%0Aer" in line
 

@@ -9,11 +9,11 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from ..config_types import Address
+from .private import PrivateSwitch, follow
 from .stage import Stage
 from .switches import RealSwitch, Switch, callees, examples, free_address
 
@@ -73,7 +73,7 @@ def find() -> Path | None:
     return unpacked[0].absolute() if unpacked else None
 
 
-class PrivateAsterisk:
+class PrivateAsterisk(PrivateSwitch):
     """An Asterisk with a configuration of its own, in a directory of its own.
 
     Args:
@@ -82,45 +82,16 @@ class PrivateAsterisk:
         files: the configuration's files; asterisk.conf is ours.
     """
 
+    name = "Asterisk"
+
     def __init__(self, binary: Path, directory: Path, files: Mapping[str, str]) -> None:
-        self.binary = binary
-        self.directory = directory
+        super().__init__(binary, directory)
         self._files = {"modules.conf": MODULES, **files}
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
         """The log file that logger.conf names: messages."""
         return self.directory / "log" / "messages"
-
-    @property
-    def pid(self) -> int:
-        """The running process."""
-        assert self._process is not None  # noqa: S101 - only asked of one that was started
-        return self._process.pid
-
-    def start(self, limit: float = 60.0) -> None:
-        """Start it and wait until it has booted.
-
-        Raises:
-            OSError: it does not boot; the message is the end of what it printed.
-        """
-        self._write()
-        configuration = self.directory / "asterisk.conf"
-        with (self.directory / "console").open("wb") as console:
-            self._process = subprocess.Popen(  # noqa: S603 - the admin's own Asterisk
-                [self.binary, "-C", configuration, "-f"],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-            )
-        end = time.monotonic() + limit
-        while "booted" not in self.cli("core waitfullybooted"):
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.stop()
-                said = (self.directory / "console").read_text(errors="replace")
-                raise OSError(f"Asterisk does not boot: {said[-500:].strip()}")
-            time.sleep(0.05)
 
     def cli(self, command: str) -> str:
         """The output of a console command."""
@@ -133,15 +104,11 @@ class PrivateAsterisk:
             check=False,
         ).stdout
 
-    def stop(self) -> None:
-        """Stop it, with its calls."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+    def _command(self) -> Sequence[str | Path]:
+        return [self.binary, "-C", self.directory / "asterisk.conf", "-f"]
+
+    def _is_ready(self) -> bool:
+        return "booted" in self.cli("core waitfullybooted")
 
     def _write(self) -> None:
         names = {"astetcdir": "", "astrundir": "run", "astlogdir": "log", "astspooldir": "spool"}
@@ -163,13 +130,6 @@ class PrivateAsterisk:
         }
         for name, text in files.items():
             (self.directory / name).write_text(text, encoding="utf-8")
-
-    def __enter__(self) -> PrivateAsterisk:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
 
 
 _EXTENSIONS = """\
@@ -251,15 +211,11 @@ async def real(stage: Stage, binary: Path, folder: Path, fastagi: Address) -> As
 
 async def _tell(stage: Stage, log: Path) -> None:
     """Say what Asterisk does, as its log grows."""
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        while True:
-            line = lines.readline()
-            if not line:
-                await asyncio.sleep(0.005)
-            elif executing := _EXECUTING.search(line):
-                at, extension, context, application, arguments = executing.groups()
-                said = f"[{extension}@{context}] {application}({arguments})"
-                stage.say("switch", said, at=float(at))
-            elif variables := _VARIABLES.search(line):
-                for pair in re.split(r",(?=ROUNDED_)", variables[2]):
-                    stage.say("switch", f"   {pair}", at=float(variables[1]))
+    async for line in follow(log):
+        if executing := _EXECUTING.search(line):
+            at, extension, context, application, arguments = executing.groups()
+            said = f"[{extension}@{context}] {application}({arguments})"
+            stage.say("switch", said, at=float(at))
+        elif variables := _VARIABLES.search(line):
+            for pair in re.split(r",(?=ROUNDED_)", variables[2]):
+                stage.say("switch", f"   {pair}", at=float(variables[1]))

@@ -8,13 +8,12 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from ..config_types import Address
 from ..protocol import esl
+from .private import PrivateSwitch, follow
 from .stage import Stage
 from .switches import RealSwitch, Switch, callees, examples, free_address
 
@@ -56,7 +55,7 @@ def find() -> Path | None:
     return Path(found) if found else None
 
 
-class PrivateFreeSwitch:
+class PrivateFreeSwitch(PrivateSwitch):
     """A FreeSWITCH with a configuration of its own, in a directory of its own.
 
     Args:
@@ -67,6 +66,8 @@ class PrivateFreeSwitch:
         modules: loaded beside those that every call needs.
     """
 
+    name = "FreeSWITCH"
+
     def __init__(
         self,
         binary: Path,
@@ -76,49 +77,15 @@ class PrivateFreeSwitch:
         event_socket: int,
         modules: str = "",
     ) -> None:
-        self.binary = binary
-        self.directory = directory
+        super().__init__(binary, directory)
         self.event_socket = event_socket
         self._files = files
         self._modules = [*MODULES.split(), *modules.split()]
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
         """The log file."""
         return self.directory / "log" / "freeswitch.log"
-
-    @property
-    def pid(self) -> int:
-        """The running process."""
-        assert self._process is not None  # noqa: S101 - only asked of one that was started
-        return self._process.pid
-
-    def start(self, limit: float = 60.0) -> None:
-        """Start it and wait until it is ready for calls.
-
-        Raises:
-            OSError: it does not start; the message is the end of what it printed.
-        """
-        self._write()
-        options = []
-        for name in _FOLDERS:
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
-            options += [f"-{name}", str(self.directory / name)]
-        with (self.directory / "console").open("wb") as console:
-            self._process = subprocess.Popen(  # noqa: S603 - the admin's own FreeSWITCH
-                [str(self.binary), "-nonat", "-nf", "-nc", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-            )
-        end = time.monotonic() + limit
-        while "is ready" not in self.cli("status"):
-            if self._process.poll() is not None or time.monotonic() > end:
-                self.stop()
-                said = (self.directory / "console").read_text(errors="replace")
-                raise OSError(f"FreeSWITCH does not start: {said[-500:].strip()}")
-            time.sleep(0.05)
 
     def cli(self, command: str) -> str:
         """What the switch answers to a command; empty where it is not there."""
@@ -135,17 +102,16 @@ class PrivateFreeSwitch:
             pass
         return ""
 
-    def stop(self) -> None:
-        """Stop it, with its calls."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+    def _command(self) -> Sequence[str | Path]:
+        folders = ((f"-{name}", self.directory / name) for name in _FOLDERS)
+        return [self.binary, "-nonat", "-nf", "-nc", *(word for pair in folders for word in pair)]
+
+    def _is_ready(self) -> bool:
+        return "is ready" in self.cli("status")
 
     def _write(self) -> None:
+        for name in _FOLDERS:
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
         event_socket = {
             "listen-ip": "127.0.0.1",
             "listen-port": str(self.event_socket),
@@ -178,15 +144,10 @@ class PrivateFreeSwitch:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
 
-    def __enter__(self) -> PrivateFreeSwitch:
-        self.start()
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-
-_PROFILE = """\
+#: The profile of FreeSWITCH's own examples, in short. rtp-timer-name: without it a call in which
+#: nobody sends RTP notices its BYE after five seconds.
+PROFILE = """\
 <profile name="external">
   <gateways>
     <X-PRE-PROCESS cmd="include" data="external/*.xml"/>
@@ -195,7 +156,7 @@ _PROFILE = """\
     <param name="auth-calls" value="false"/>
     <param name="context" value="public"/>
     <param name="dialplan" value="XML"/>
-    <param name="codec-prefs" value="PCMA"/>
+    <param name="codec-prefs" value="PCMA,PCMU"/>
     <param name="rtp-ip" value="{host}"/>
     <param name="rtp-timer-name" value="soft"/>
     <param name="sip-ip" value="{host}"/>
@@ -243,7 +204,7 @@ async def real(
             binary,
             folder,
             {
-                "sip_profiles/external.xml": _PROFILE.format(host=sip.host, port=sip.port),
+                "sip_profiles/external.xml": PROFILE.format(host=sip.host, port=sip.port),
                 "sip_profiles/external/rounded.xml": trunk.replace("sip.example.net", str(agent)),
                 "dialplan/demo.xml": _DIALPLAN.format(phone=phone),
                 "dialplan/public/00_rounded.xml": public.replace("127.0.0.1:8084", str(outbound)),
@@ -264,11 +225,6 @@ async def real(
 
 async def _tell(stage: Stage, log: Path) -> None:
     """Say what FreeSWITCH does, as its log grows; its lines bear no time of their own."""
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        lines.seek(0, os.SEEK_END)
-        while True:
-            line = lines.readline()
-            if not line:
-                await asyncio.sleep(0.005)
-            elif executing := _EXECUTING.search(line):
-                stage.say("switch", executing[1])
+    async for line in follow(log):
+        if executing := _EXECUTING.search(line):
+            stage.say("switch", executing[1])

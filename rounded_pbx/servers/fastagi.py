@@ -22,11 +22,11 @@ from typing import Any
 
 from panoramisk.fast_agi import Application, Request
 
-from ..call import CallContext, Switch, mask_numbers
+from ..call import CallContext, Switch
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import Answer, Desk, handle_call, not_understood
 from ..protocol import agi
-from .listener import REPLY_TIME, defect
+from .listener import REPLY_TIME, defect, warn_of_ignored
 from .presence import Presence
 
 log = logging.getLogger(__name__)
@@ -222,10 +222,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             arguments = agi.arguments(environment)
         except ProtocolError as error:
             return not_understood(Switch.ASTERISK, str(error))
-        if arguments.ignored:
-            log.warning(
-                "AGI arguments that mean nothing: %s", mask_numbers(", ".join(arguments.ignored))
-            )
+        warn_of_ignored(arguments)
         session.challenge()
         if not environment.query:  # arguments that a caller could have forged: make sure first
             await session.challenge_met()

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 
+from ..call import mask_numbers
 from ..config_types import Address, Network
 from ..errors import SwitchError
+from ..protocol.dialplan import Inputs
 
 log = logging.getLogger(__name__)
 
@@ -119,3 +121,9 @@ def defect() -> str:
     """Logs the exception at hand; what the dialplan is told of it."""
     log.exception("a defect of rounded_pbx; the call goes on without a staging")
     return "a defect of rounded_pbx: see its log"
+
+
+def warn_of_ignored(inputs: Inputs) -> None:
+    """The log tells an admin of an input that means nothing, as a misspelt one."""
+    if inputs.ignored:
+        log.warning("inputs that mean nothing: %s", mask_numbers(", ".join(inputs.ignored)))

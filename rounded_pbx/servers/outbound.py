@@ -18,7 +18,7 @@ from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import Answer, Desk, handle_call, not_understood
 from ..protocol import esl
 from ..protocol.dialplan import Inputs
-from .listener import REPLY_TIME, defect
+from .listener import REPLY_TIME, defect, warn_of_ignored
 from .presence import Presence
 
 log = logging.getLogger(__name__)
@@ -163,11 +163,7 @@ class OutboundServer:
             inputs = esl.inputs(channel)
         except ProtocolError as error:
             return not_understood(Switch.FREESWITCH, str(error))
-        if inputs.ignored:
-            log.warning(
-                "rounded_in_ variables that mean nothing: %s",
-                mask_numbers(", ".join(inputs.ignored)),
-            )
+        warn_of_ignored(inputs)
         return await session.presence.during(action(channel, inputs, accepted, deadline))
 
     async def _stage(

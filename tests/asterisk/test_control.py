@@ -53,7 +53,7 @@ exten => rings,1,Ringing()
 
 
 @pytest.fixture(scope="module", params=[22, 16])
-def switch(
+def asterisk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Asterisk]:
     files = {
@@ -72,23 +72,23 @@ def manager(name: str = "rounded", secret: str = SECRET) -> Manager:
 
 
 @pytest.fixture
-async def control(switch: Asterisk) -> AsyncIterator[Manager]:
+async def control(asterisk: Asterisk) -> AsyncIterator[Manager]:
     control = manager()
     await control.log_in()
     yield control
     await control.close()
 
 
-async def test_it_says_what_it_is_and_has_loaded(switch: Asterisk, control: Manager) -> None:
-    assert (await control.version()).startswith(f"Asterisk {switch.version}.")
+async def test_it_says_what_it_is_and_has_loaded(asterisk: Asterisk, control: Manager) -> None:
+    assert (await control.version()).startswith(f"Asterisk {asterisk.version}.")
     assert await control.loaded(["res_agi", "pbx_config", "chan_pjsip", "nonsense"]) == {
         "res_agi",
         "pbx_config",
     }
 
 
-async def test_a_reload_makes_a_changed_dialplan_live(switch: Asterisk, control: Manager) -> None:
-    file = switch.directory / "extensions.conf"
+async def test_a_reload_makes_a_changed_dialplan_live(asterisk: Asterisk, control: Manager) -> None:
+    file = asterisk.directory / "extensions.conf"
     with pytest.raises(CommandFailed):
         await control.originate("new", "control", caller="100", seconds=2)
     try:
@@ -102,10 +102,10 @@ async def test_a_reload_makes_a_changed_dialplan_live(switch: Asterisk, control:
         await control.originate("new", "control", caller="100", seconds=2)
 
 
-async def test_a_call_is_placed_and_answered(switch: Asterisk, control: Manager) -> None:
-    since = switch.position()
+async def test_a_call_is_placed_and_answered(asterisk: Asterisk, control: Manager) -> None:
+    since = asterisk.position()
     await control.originate("answers", "control", caller="+33612345678", seconds=5)
-    wait_until(lambda: "CALLED +33612345678 answers" in switch.notices(since), "the call")
+    wait_until(lambda: "CALLED +33612345678 answers" in asterisk.notices(since), "the call")
 
 
 @pytest.mark.parametrize(
@@ -119,18 +119,18 @@ async def test_a_call_that_is_not_answered_has_failed(
     assert await control.version()
 
 
-async def test_a_call_rings_no_longer_than_it_may(switch: Asterisk, control: Manager) -> None:
+async def test_a_call_rings_no_longer_than_it_may(asterisk: Asterisk, control: Manager) -> None:
     begun = time.monotonic()
     with pytest.raises(CommandFailed):
         await control.originate("rings", "control", caller="100", seconds=1)
     assert 0.9 < time.monotonic() - begun < 4
-    wait_until(lambda: "rings" not in switch.cli("core show channels"), "the end of the call")
+    wait_until(lambda: "rings" not in asterisk.cli("core show channels"), "the end of the call")
 
 
 @pytest.mark.parametrize(
     ("name", "secret"), [("rounded", "wrong"), ("nobody", SECRET), ("elsewhere", SECRET)]
 )
-async def test_who_may_not_log_in(switch: Asterisk, name: str, secret: str) -> None:
+async def test_who_may_not_log_in(asterisk: Asterisk, name: str, secret: str) -> None:
     control = manager(name, secret)
     with pytest.raises(LoginRefused):
         await control.log_in()
@@ -139,7 +139,7 @@ async def test_who_may_not_log_in(switch: Asterisk, name: str, secret: str) -> N
     await control.close()
 
 
-async def test_rights_that_are_missing_are_named(switch: Asterisk) -> None:
+async def test_rights_that_are_missing_are_named(asterisk: Asterisk) -> None:
     control = manager("weak")
     await control.log_in()
     assert await control.version()

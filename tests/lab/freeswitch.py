@@ -7,32 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rounded_pbx.demo.freeswitch import PrivateFreeSwitch
+from rounded_pbx.demo.freeswitch import PROFILE, PrivateFreeSwitch
 
 from .asterisk import EXAMPLES, PBX, PHONE, PHONE_PORT, TRUNK, TRUNK_PORT, marked
 from .daemon import OUTBOUND
 
 OURS = EXAMPLES / "freeswitch"
 EVENT_SOCKET = 8021
-
-# The admin's own profile, in the manner of FreeSWITCH's own "external".
-PROFILE = f"""<profile name="external">
-  <gateways>
-    <X-PRE-PROCESS cmd="include" data="external/*.xml"/>
-  </gateways>
-  <settings>
-    <param name="auth-calls" value="false"/>
-    <param name="context" value="public"/>
-    <param name="dialplan" value="XML"/>
-    <param name="codec-prefs" value="PCMA,PCMU"/>
-    <param name="rtp-ip" value="{PBX}"/>
-    <param name="sip-ip" value="{PBX}"/>
-    <param name="sip-port" value="5060"/>
-    <param name="rtp-timer-name" value="soft"/>
-    <param name="inbound-codec-negotiation" value="generous"/>
-  </settings>
-</profile>
-"""
 
 SEEN = (
     "${rounded_status} reason=${rounded_reason} route=${rounded_route} agent=${rounded_agent_id} "
@@ -147,7 +128,7 @@ def files(directory: Path) -> dict[str, str]:
     trunk = OURS / "sip_profiles" / "external" / "rounded.xml"
     return {
         "autoload_configs/cdr_csv.conf.xml": CDR.format(directory / "log"),
-        "sip_profiles/external.xml": PROFILE,
+        "sip_profiles/external.xml": PROFILE.format(host=PBX, port=5060),
         "dialplan/public.xml": PUBLIC,
         "dialplan/default.xml": DEFAULT,
         "dialplan/public/00_rounded.xml": (OURS / "dialplan/public/00_rounded.xml").read_text(),
