@@ -40,9 +40,9 @@ def config(folder: Path, url: str, more: str = "") -> Path:
     return file
 
 
-@pytest.mark.parametrize("switch", ["simulated", "asterisk-22", "asterisk-16"])
-def test_the_demo_shows_a_call_from_the_caller_to_the_agent(switch: str) -> None:
-    version = switch.partition("-")[2]
+@pytest.mark.parametrize("shown", ["simulated", "asterisk-22", "asterisk-16"])
+def test_the_demo_shows_a_call_from_the_caller_to_the_agent(shown: str) -> None:
+    version = shown.partition("-")[2]
     how = ["--asterisk", unpacked(int(version))] if version else ["--simulated"]
     ended = run("demo", *how)
     assert ended.returncode == 0, ended.stdout + ended.stderr
