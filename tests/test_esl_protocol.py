@@ -394,7 +394,14 @@ def test_an_id_that_no_command_can_name_is_refused(given_id: str | None) -> None
             esl.set_variables(given_id, [("a", "b")])
 
 
-@pytest.mark.parametrize("given_id", [UUID, "27769-647216010@lab", "a.b_c:5+~%", "x" * 255])
+@pytest.mark.parametrize("raw", [b"27769%40lab", b"abc%41", b"a%2Bb"])
+def test_an_id_with_an_escape_could_be_that_of_another_call(raw: bytes) -> None:
+    """FreeSWITCH writes an @ as %40, and so it writes a caller's own %40."""
+    with pytest.raises(ProtocolError, match="no id"):
+        channel({"Unique-ID": raw})
+
+
+@pytest.mark.parametrize("given_id", [UUID, "27769-647216010", "a.b_c~5", "x" * 255])
 def test_an_id_may_be_a_call_id(given_id: str) -> None:
     assert channel({"Unique-ID": given_id}).id == given_id
     assert f" {given_id} ".encode() in esl.set_variables(given_id, [("a", "b")])

@@ -20,7 +20,7 @@ from ..call import CallContext, CallerId, Switch, holds_control
 from ..errors import ProtocolError
 from .dialplan import CHANNEL_VARIABLE, PLAIN_VALUE, Inputs, decode, is_withheld
 
-#: What we read of a block. A call's own is 6 to 10 KB; one whose every SIP header is huge has 100.
+#: What we read of a block. A call's own is 6 to 10 KB; one whose every SIP header is huge has 150.
 LONGEST_BLOCK = 256 * 1024
 #: What we read of a body: the ones that we ask for have a line or two.
 LONGEST_BODY = 64 * 1024
@@ -34,9 +34,9 @@ EXIT = b"exit\n\n"
 _LINE = re.compile(rb"([^\x00-\x1f\x7f:]{1,1024}): ?(.*)", re.DOTALL)
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LENGTH = re.compile(r"[0-9]{1,9}")
-# FreeSWITCH makes UUIDs; a profile may take the Call-ID of the SIP peer instead. Nothing in here is
-# expanded or splits an argument.
-_CHANNEL_ID = re.compile(r"[A-Za-z0-9@._:+%~-]{1,255}")
+# FreeSWITCH makes UUIDs; a profile may take the Call-ID of the SIP peer instead. One with an escape
+# in it is refused: a peer's own %40 comes unencoded, and would name the call of whose id has an @.
+_CHANNEL_ID = re.compile(r"[A-Za-z0-9._~-]{1,255}")
 _INPUT = "variable_rounded_in_"
 _DECIDING = frozenset(["did", "route", "context", "pres", "direction", "wait"])
 
@@ -156,7 +156,7 @@ class Channel:
                 given.append((decode(name[len(_INPUT) :].encode("latin-1")), value))
         if not data.get("reply-text", "").startswith("+OK"):
             raise ProtocolError("ESL: no channel in the answer to connect")
-        if not _CHANNEL_ID.fullmatch(data.get("unique-id", "")):
+        if not _CHANNEL_ID.fullmatch(decode(message.headers.get("Unique-ID", b""))):
             raise ProtocolError("ESL: the channel has no id that a command can name")
         return cls(data, tuple(given))
 

@@ -15,11 +15,10 @@ from ..lab.processes import end, wait_until
 
 
 @pytest.mark.parametrize("refusing", ["503 Service Unavailable"], indirect=True)
-def test_without_a_fallback_the_caller_is_told(refusing: Lab) -> None:
+def test_the_dialplans_own_fallback_holds_where_the_configuration_has_none(refusing: Lab) -> None:
     without = config(refusing.api.url, on_failure="dial").replace(', freeswitch: "600', '} # "')
     assert "freeswitch" not in without
     with daemon(refusing.directory / "daemon", without):
-        # Nothing from the daemon, so the dialplan's own preset holds: the phone.
         refusing.call()
     assert ids(refusing.phone.invites()) == [[]]
 
