@@ -62,7 +62,7 @@ NAMES = {
 HEADERS = {
     "line feed in escapes": "X-Customer: a%0AX-Evil: 1%0D%0AX-Evil: 2",
     "a variable of ours": "X-rounded_in_did: +33999999999\r\nrounded_in_route: other",
-    "a variable's name": f"X-}}sip_h_X-Evil: {EVIL}",
+    "a variable's name": f"X-sip_h_X-Evil: {EVIL}\r\nvariable_rounded_in_route: other",
     "the switch's own": "X-FS-Rounded: 1\r\nP-Rounded: 1\r\nX-FS-Display-Name: evil%0A",
 }
 
@@ -126,7 +126,7 @@ def _nothing_of_theirs(lab: Lab) -> None:
     assert not TOUCHED.exists()
     for message in (*lab.trunk.invites(), *lab.phone.invites()):
         assert message.headers("X-Evil") == []
-        assert "rounded_in" not in message.text
+        assert not re.search(r"(?m)^\S*rounded_in\S*:", message.text)  # as text, it may stand there
         assert message.headers(HEADER) in ([], lab.api.ids())
         assert re.match(r"INVITE sip:(\+33612345678|600)@127\.0\.0\.[34]:", message.first_line)
     assert len(lab.trunk.invites()) + len(lab.phone.invites()) == 1
