@@ -11,9 +11,10 @@ import pytest
 from rounded_pbx import netns
 from rounded_pbx.demo import freeswitch as freeswitches
 
-from .lab import asterisk, freeswitch
-from .lab.calls import Lab, Switch, laboratory
+from .lab import asterisk, freeswitch, sipp
+from .lab.calls import TRUNK, Lab, Switch, laboratory
 from .lab.daemon import Daemon, SandboxThread, config, daemon, sandbox
+from .lab.processes import end, wait_until
 
 ASTERISKS = {"asterisk22": 22, "asterisk16": 16, "asterisk16-chan_sip": 16}
 
@@ -87,3 +88,15 @@ def served(lab: Lab) -> Iterator[Daemon]:
     """The daemon as configured by default."""
     with daemon(lab.directory / "daemon", config(lab.api.url)) as started:
         yield started
+
+
+@pytest.fixture
+def refusing(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The lab with a trunk that does what the test names."""
+    end(lab.trunk.process)
+    status: str = request.param
+    scenario = sipp.refusing(status) if status else sipp.SILENT
+    with sipp.sipp(lab.directory, "trunk", scenario, TRUNK) as trunk:
+        wait_until(trunk.ready, "the trunk to listen")
+        lab.trunk = trunk
+        yield lab

@@ -98,7 +98,7 @@ def test_check_tells_every_mistake_with_its_line_and_exits_with_2(
     assert told.out == ""
     expected = [
         ":2: calls.deadline: 99: input should be less than or equal to 30",
-        ":3: frob is not known; expected one of accounts, api, asterisk, calls, numbers, routes",
+        ":3: frob is not known; expected one of accounts, api, asterisk, calls, freeswitch, ",
         ":5: account default is not in accounts: none",
         f":6: routes.0.agent_id: 'nope' is not a UUID, such as {AGENT}",
         ":7: a second route is named a",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,18 +18,6 @@ REFUSALS = (
     "503 Service Unavailable",
     "603 Decline",
 )
-
-
-@pytest.fixture
-def refusing(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The lab with a trunk that does what the test names."""
-    end(lab.trunk.process)
-    status: str = request.param
-    scenario = sipp.refusing(status) if status else sipp.SILENT
-    with sipp.sipp(lab.directory, "trunk", scenario, TRUNK) as trunk:
-        wait_until(trunk.ready, "the trunk to listen")
-        lab.trunk = trunk
-        yield lab
 
 
 @pytest.mark.chan_sip
