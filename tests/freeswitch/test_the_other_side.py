@@ -71,7 +71,7 @@ def test_an_agent_who_hangs_up_ends_the_call(lab: Lab, served: Daemon) -> None:
 
 
 def test_an_id_of_an_earlier_pass_is_not_sent_again(lab: Lab) -> None:
-    lab.call(sipp.caller("71"))  # the admin's extension leads on with an id on the channel
+    lab.call(sipp.caller("73"))  # the admin's extension leads on with an id on the channel
     assert lab.trunk.invites() == []
     assert ids(lab.phone.invites()) == [[]]
 

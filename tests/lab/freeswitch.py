@@ -59,7 +59,7 @@ PUBLIC = f"""<include>
 {
     _extension(
         "stale",
-        "^71$",
+        "^73$",
         "set rounded_call_id=018f4c2e-7b1a-7c3d-9e4f-0123456789ab",
         "transfer +33612345678 XML public",
     )
