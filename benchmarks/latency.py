@@ -1,10 +1,10 @@
-"""From INVITE in to INVITE out on a real Asterisk, with and without staging.
+"""From INVITE in to INVITE out on a real switch, with and without staging.
 
-``python -m benchmarks.latency [--calls N] [--rate R] [--output FOLDER]``
+``python -m benchmarks.latency [--switch NAME] [--calls N] [--rate R] [--output FOLDER]``
 
-Beside the bare dialplan and rounded_pbx stand the ways that people build themselves: the dialplan's
-own CURL() and an AGI script for each call. The API stages at once, over HTTPS, at 0 and at 40 ms of
-round trip. All of it in one run, the ways in turns, so that a noisy machine is noisy for all.
+Beside the bare dialplan and rounded_pbx stand the ways that people build themselves. The API stages
+at once, over HTTPS, at 0 and at 40 ms of round trip. All of it in one run, the ways in turns, so
+that a noisy machine is noisy for all.
 """
 
 from __future__ import annotations
@@ -20,74 +20,22 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from rounded_pbx import netns
-from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk, find
 
-from .parts.calls import CALLER, TRUNK, place
+from .parts import asterisk, freeswitch
+from .parts.calls import TRUNK, place
 from .parts.measure import Row, cpu_seconds, percentile
-from .parts.processes import ROOT, Api, daemon, stub
+from .parts.processes import Api, Subject, daemon, stub
 
 ROUND_TRIPS = (0, 40)
-BARE = "no staging"
-OURS, OURS_POLL = "rounded_pbx, wait: none", "rounded_pbx, wait: poll"
-CURL, SCRIPT = "dialplan CURL()", "AGI script a call"
 TURNS = 4
-
-AGI_SCRIPT = """#!{python}
-import json, ssl, sys, urllib.request
-while sys.stdin.readline().strip():
-    pass
-body = {{"from_number": "+33145678901", "to_number": "+33612345678",
-        "agent_id": "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"}}
-request = urllib.request.Request(sys.argv[1] + "/v1/calls/stage", json.dumps(body).encode(),
-    {{"X-Api-Key": "k", "Content-Type": "application/json"}})
-context = ssl.create_default_context(cafile=sys.argv[2])
-answer = json.load(urllib.request.urlopen(request, context=context))
-print('SET VARIABLE ROUNDED_CALL_ID "%s"' % answer["data"]["call_id"], flush=True)
-sys.stdin.readline()
-"""
-
-EXTENSIONS = """[from-trunk]
-exten => bare,1,Dial(PJSIP/+33612345678@rounded,15)
-exten => none,1,Gosub(rounded,+33612345678,1)
-exten => poll,1,Gosub(rounded,+33612345679,1)
-exten => _curl-X!,1,Ringing()
- same => n,Set(CURLOPT(ssl_verifypeer)=0)
- same => n,Set(CURLOPT(httpheader)=X-Api-Key: k)
- same => n,Set(CURLOPT(httpheader)=Content-Type: application/json)
- same => n,Set(body={{"from_number":"+33145678901","to_number":"+33612345678"}})
- same => n,Set(answer=${{CURL(${{API${{EXTEN:5}}}}/v1/calls/stage,${{body}})}})
- same => n,Set(id=${{JSON_DECODE(answer,data.call_id)}})
- same => n,Dial(PJSIP/+33612345678@rounded,15,b(rounded-header^s^1(${{id}})))
-exten => _script-X!,1,Ringing()
- same => n,AGI({script},${{API${{EXTEN:7}}}},{authority})
- same => n,Dial(PJSIP/+33612345678@rounded,15,b(rounded-header^s^1(${{ROUNDED_CALL_ID}})))
-[globals]
-API0={api0}
-API40={api40}
-#include extensions_rounded.conf
-"""
-
-PJSIP = f"""[transport-udp]
-type=transport
-protocol=udp
-bind=127.0.0.1:5060
-[carrier]
-type=endpoint
-context=from-trunk
-disallow=all
-allow=alaw
-[carrier]
-type=identify
-endpoint=carrier
-match={CALLER}
-#include pjsip_rounded.conf
-"""
+SUBJECTS = (asterisk.SUBJECT, freeswitch.SUBJECT)
 
 
 def round_trip(api: Api, rate: float) -> float:
@@ -106,100 +54,87 @@ def round_trip(api: Api, rate: float) -> float:
     return percentile(waits[1:], 0.5)
 
 
-def switch(
-    folder: Path, apis: dict[int, Api], authorities: Path, trunk_port: int
-) -> PrivateAsterisk:
-    binary = find()
-    if binary is None:
-        sys.exit("no Asterisk: scripts/unpack asterisk-22 unpacks one")
-    script = folder / "stage.py"
-    script.write_text(AGI_SCRIPT.format(python=sys.executable))
-    script.chmod(0o755)
-    examples = ROOT / "dialplan_examples/asterisk"
-    dialplan = (examples / "extensions_rounded.conf").read_text()
-    trunk = (
-        (examples / "pjsip_rounded.conf")
-        .read_text()
-        .replace("match=sip.example.net", f"match={TRUNK}")
-    )
-    return PrivateAsterisk(
-        binary,
-        folder / "asterisk",
-        {
-            "modules.conf": MODULES + "load=func_curl.so\nload=res_curl.so\nload=func_json.so\n",
-            "extensions.conf": EXTENSIONS.format(
-                script=script, authority=authorities, api0=apis[0].url, api40=apis[40].url
-            ),
-            "extensions_rounded.conf": dialplan,
-            "pjsip.conf": PJSIP,
-            "pjsip_rounded.conf": trunk.replace("sip.example.net:5060", f"{TRUNK}:{trunk_port}"),
-            "logger.conf": "[general]\n[logfiles]\nmessages => error\n",
-        },
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--switch", choices=[subject.name for subject in SUBJECTS])
     parser.add_argument("--calls", type=int, default=200, help="calls of each way")
-    parser.add_argument("--rate", type=float, default=10.0, help="calls a second")
-    parser.add_argument("--output", type=Path, help="a folder for latency.json and latency.svg")
+    parser.add_argument("--rate", type=float, help="calls a second")
+    parser.add_argument("--output", type=Path, help="a folder for the figures and the plots")
     options = parser.parse_args()
     netns.enter()
     console = Console(width=None if sys.stdout.isatty() else 120)
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        rows = run(Path(name), stack, options.calls, options.rate, console)
-    show(rows, console, options.rate)
-    if options.output:
-        write(rows, options.output, options.rate)
+    for subject in SUBJECTS:
+        if options.switch not in (None, subject.name):
+            continue
+        if options.switch is None and subject.find() is None:
+            console.print(f"[yellow]NOT MEASURED: no {subject.title} is found here[/]")
+            continue
+        rate = options.rate or subject.rate
+        with tempfile.TemporaryDirectory() as name:
+            rows = run(subject, Path(name), options.calls, rate, console)
+        show(rows, console, f"{subject.title}: INVITE in to INVITE out, {rate:g} calls a second")
+        if options.output:
+            write(rows, options.output / f"latency-{subject.name}", rate)
 
 
-def run(
-    folder: Path, stack: contextlib.ExitStack, calls: int, rate: float, console: Console
-) -> list[Row]:
-    apis = {rtt: stack.enter_context(stub(folder / f"api{rtt}", rtt)) for rtt in ROUND_TRIPS}
-    authorities = folder / "authorities.pem"
-    authorities.write_text("".join(api.ca_file.read_text() for api in apis.values()))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((TRUNK, 0))
-        trunk_port = probe.getsockname()[1]
-    asterisk = stack.enter_context(switch(folder, apis, authorities, trunk_port))
+def run(subject: Subject, folder: Path, calls: int, rate: float, console: Console) -> list[Row]:
     rows: list[Row] = []
-    for rtt in ROUND_TRIPS:
-        trip = round_trip(apis[rtt], rate)
-        console.print(f"One round trip over a warm connection: {trip:.1f} ms")
-        with daemon(folder, apis[rtt]) as pid:
-            ways = {
-                BARE: "bare",
-                OURS: "none",
-                OURS_POLL: "poll",
-                CURL: f"curl-{rtt}",
-                SCRIPT: f"script-{rtt}",
-            }
-            latencies: dict[str, list[float]] = defaultdict(list)
-            with_id: dict[str, int] = defaultdict(int)
-            cpu: dict[str, float] = defaultdict(float)
-            per_turn = -(-calls // TURNS)
-            for turn in range(TURNS):
-                for way, did in ways.items():
-                    console.print(f"[dim]{rtt} ms, turn {turn + 1} of {TURNS}: {way}[/]")
-                    before = cpu_seconds(pid) + cpu_seconds(asterisk.pid, children=True)
-                    first = 1_000_000 * (1 + len(rows)) + 10_000 * turn
-                    first += 1000 * list(ways).index(way)
-                    found, carried = asyncio.run(place(did, per_turn, rate, trunk_port, first))
-                    after = cpu_seconds(pid) + cpu_seconds(asterisk.pid, children=True)
-                    latencies[way] += found
-                    with_id[way] += carried
-                    cpu[way] += after - before
-        calls_made = per_turn * TURNS
-        rows += [
-            Row(w, rtt, trip, latencies[w], calls_made, with_id[w], cpu[w] / calls_made * 1000)
-            for w in ways
-        ]
+    with contextlib.ExitStack() as stack:
+        apis = {rtt: stack.enter_context(stub(folder / f"api{rtt}", rtt)) for rtt in ROUND_TRIPS}
+        authorities = folder / "authorities.pem"
+        authorities.write_text("".join(api.ca_file.read_text() for api in apis.values()))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((TRUNK, 0))
+            trunk_port = probe.getsockname()[1]
+        switch = stack.enter_context(subject.switch(folder, apis, authorities, trunk_port))
+        for rtt, api in apis.items():
+            trip = round_trip(api, rate)
+            console.print(f"One round trip over a warm connection: {trip:.1f} ms")
+            with contextlib.ExitStack() as processes:
+                pids = [processes.enter_context(daemon(folder, api))]
+                if subject.beside:
+                    pids.append(processes.enter_context(subject.beside(folder, api)))
+
+                def cpu(pids: list[int] = pids) -> float:
+                    return cpu_seconds(switch.pid, children=True) + sum(map(cpu_seconds, pids))
+
+                def call(did: str, count: int, first: int) -> tuple[list[float], int]:
+                    console.print(f"[dim]{subject.title}: {count} calls to {did}[/]")
+                    return asyncio.run(place(did, count, rate, trunk_port, first))
+
+                rows += measure(subject.ways(rtt), rtt, trip, calls, call, cpu)
     return rows
 
 
-def show(rows: list[Row], console: Console, rate: float) -> None:
-    table = Table(title=f"INVITE in to INVITE out, {rate:g} calls a second", box=None)
+def measure(
+    ways: Mapping[str, str],
+    rtt: int,
+    trip: float,
+    calls: int,
+    call: Callable[[str, int, int], tuple[list[float], int]],
+    cpu: Callable[[], float],
+) -> list[Row]:
+    latencies: dict[str, list[float]] = defaultdict(list)
+    with_id: dict[str, int] = defaultdict(int)
+    used: dict[str, float] = defaultdict(float)
+    per_turn = -(-calls // TURNS)
+    for turn in range(TURNS):
+        for number, (way, did) in enumerate(ways.items()):
+            before = cpu()
+            first = 10_000_000 * (1 + ROUND_TRIPS.index(rtt)) + 100_000 * turn + 10_000 * number
+            found, carried = call(did, per_turn, first)
+            used[way] += cpu() - before
+            latencies[way] += found
+            with_id[way] += carried
+    made = per_turn * TURNS
+    return [
+        Row(way, rtt, trip, latencies[way], made, with_id[way], used[way] / made * 1000)
+        for way in ways
+    ]
+
+
+def show(rows: list[Row], console: Console, title: str) -> None:
+    table = Table(title=title, box=None)
     for column in (
         "round trip",
         "way",
@@ -211,7 +146,7 @@ def show(rows: list[Row], console: Console, rate: float) -> None:
     ):
         table.add_column(column, justify="left" if column == "way" else "right")
     for row in rows:
-        bare = next(r for r in rows if r.way == BARE and r.distance == row.distance)
+        bare = next(other for other in rows if other.distance == row.distance)
         over = ""
         if row is not bare:
             extra = (row.p50 - bare.p50 - row.round_trip, row.p99 - bare.p99 - row.round_trip)
@@ -223,13 +158,13 @@ def show(rows: list[Row], console: Console, rate: float) -> None:
     console.print(table)
 
 
-def write(rows: list[Row], folder: Path, rate: float) -> None:
+def write(rows: list[Row], file: Path, rate: float) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot
 
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     data = [
         {
             "way": row.way,
@@ -242,7 +177,7 @@ def write(rows: list[Row], folder: Path, rate: float) -> None:
         }
         for row in rows
     ]
-    (folder / "latency.json").write_text(
+    file.with_suffix(".json").write_text(
         json.dumps({"calls_a_second": rate, "rows": data}, indent=1)
     )
     figure, axes = pyplot.subplots(1, len(ROUND_TRIPS), figsize=(10, 3.6), sharey=True)
@@ -262,7 +197,7 @@ def write(rows: list[Row], folder: Path, rate: float) -> None:
         axis.set_xlim(left=0)
     axes[0].invert_yaxis()  # both share it
     figure.tight_layout()
-    figure.savefig(folder / "latency.svg", metadata={"Date": None})
+    figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
 
 
 if __name__ == "__main__":

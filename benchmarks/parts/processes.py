@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rounded_pbx.demo.private import PrivateSwitch
 
 ROOT = Path(__file__).parents[2]
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
@@ -52,25 +54,51 @@ def stub(folder: Path, round_trip: float) -> Iterator[Api]:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, api: Api, *, warm: int = 16, deadline: float = 1.5) -> Iterator[int]:
-    """The daemon on FastAGI's usual port, its connections open; its pid."""
-    file, log = folder / "config.yml", folder / "daemon.log"
-    file.write_text(
-        CONFIG.format(url=api.url, ca_file=api.ca_file, warm=warm, deadline=deadline, agent=AGENT)
-    )
+def running(arguments: Sequence[str], log: Path, ready: str) -> Iterator[int]:
+    """A Python process, once its log says that it is ready; its pid."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rounded_pbx", "serve", "--config", str(file)],
+            [sys.executable, *arguments],
+            cwd=ROOT,
             env={**os.environ, "ROUNDED_API_KEY": "k"},
             stderr=output,
         )
     try:
-        while not re.search("FastAGI listens", log.read_text()):
+        while ready not in log.read_text():
             if process.poll() is not None:
-                sys.exit(f"the daemon does not start: {log.read_text()}")
+                sys.exit(f"{arguments[1]} does not start: {log.read_text()}")
             time.sleep(0.05)
-        time.sleep(1.5)  # it opens its connections
         yield process.pid
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def daemon(folder: Path, api: Api, *, warm: int = 16, deadline: float = 1.5) -> Iterator[int]:
+    """The daemon on its usual ports, its connections open; its pid."""
+    file = folder / "config.yml"
+    file.write_text(
+        CONFIG.format(url=api.url, ca_file=api.ca_file, warm=warm, deadline=deadline, agent=AGENT)
+    )
+    command = ["-m", "rounded_pbx", "serve", "--config", str(file)]
+    with running(command, folder / "daemon.log", "listening for freeswitch") as pid:
+        time.sleep(1.5)  # it opens its connections
+        yield pid
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A switch that is measured.
+
+    ``ways`` has what is dialled for each way when the API is so many milliseconds away, the bare
+    way first; ``rate`` is in calls a second; ``beside`` is a process that one of the ways needs.
+    """
+
+    name: str
+    title: str
+    find: Callable[[], Path | None]
+    switch: Callable[[Path, Mapping[int, Api], Path, int], PrivateSwitch]
+    ways: Callable[[int], Mapping[str, str]]
+    rate: float
+    beside: Callable[[Path, Api], AbstractContextManager[int]] | None = None
