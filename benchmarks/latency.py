@@ -117,8 +117,9 @@ def measure(
     latencies: dict[str, list[float]] = defaultdict(list)
     with_id: dict[str, int] = defaultdict(int)
     used: dict[str, float] = defaultdict(float)
-    per_turn = -(-calls // TURNS)
-    for turn in range(TURNS):
+    turns = min(TURNS, calls)
+    per_turn = -(-calls // turns)
+    for turn in range(turns):
         for number, (way, did) in enumerate(ways.items()):
             before = cpu()
             first = 10_000_000 * (1 + ROUND_TRIPS.index(rtt)) + 100_000 * turn + 10_000 * number
@@ -126,7 +127,7 @@ def measure(
             used[way] += cpu() - before
             latencies[way] += found
             with_id[way] += carried
-    made = per_turn * TURNS
+    made = per_turn * turns
     return [
         Row(way, rtt, trip, latencies[way], made, with_id[way], used[way] / made * 1000)
         for way in ways
