@@ -1,0 +1,24 @@
+"""The benchmarks still run: one call of each way, on the real switch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.latency import SUBJECTS
+from benchmarks.parts.processes import ROOT, Subject
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_every_way_but_the_bare_one_has_an_id(subject: Subject) -> None:
+    if subject.find() is None:
+        pytest.skip("no FreeSWITCH: put it on PATH, or name it in the variable FREESWITCH")
+    command = ["-m", "benchmarks.latency", "--switch", subject.name, "--calls", "1"]
+    ran = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    rows = re.findall(r"^ +\d+ ms .* ([01])/1 *$", ran.stdout, re.MULTILINE)
+    assert rows == ["0", "1", "1", "1", "1"] * 2, ran.stdout + ran.stderr
