@@ -19,16 +19,19 @@ from pydantic import BeforeValidator, Field, SecretStr
 from .call import Direction, Switch, Wait
 from .config_checks import cross_checks, explain
 from .config_types import (
+    HOST_AND_PORT,
     NAME,
     Address,
     Allowed,
     AsteriskTarget,
     Country,
     Did,
+    Extension,
     FreeSwitchTarget,
     HeaderName,
     HeaderValue,
     Listen,
+    Matched,
     Name,
     Network,
     Number,
@@ -240,10 +243,26 @@ class RouteSection(_Section):
 
 
 class Trunk(_Section):
-    """The SIP trunk to the platform; its host comes with the trunk."""
+    """The SIP trunk to the platform, for the dialplans; the daemon has no use of it.
+
+    ``host`` is an IPv4 address or a name, with a port or without; ``match`` where the platform
+    calls from (its host, if nothing is given), ``transport`` PJSIP's own, ``ring`` seconds.
+    ``auth`` says that the platform wants a user name and a password, which stand in the switch's
+    files only; ``transfers`` what the agent may transfer to, and where that leads.
+    """
 
     name: Name = "rounded"
-    host: Annotated[str, matching(r"[A-Za-z0-9.\[\]:-]{1,255}", "a host name or address")]
+    host: Annotated[str, matching(HOST_AND_PORT, "a host name or IPv4 address, or host:port")]
+    match: Annotated[tuple[Matched, ...], BeforeValidator(_as_list)] = ()
+    transport: Name = "transport-udp"
+    auth: bool = False
+    ring: WholeNumber = Field(default=15, ge=1, le=300)
+    transfers: dict[Extension, Fallback] = Field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """The host without its port."""
+        return self.host.partition(":")[0]
 
 
 class Listening(_Section):

@@ -17,6 +17,7 @@ from .templates import Template, compile_value
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 NAME = r"[A-Za-z0-9_.-]{1,64}"
+HOST_AND_PORT = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(?::[0-9]{1,5})?"
 DID = re.compile(r"\*|[+]?[A-Za-z0-9_.-]{1,40}\*?")
 # Goto's own notation; a comma separates, nothing here can be expanded or end an argument.
 _ASTERISK_TARGET = r"[A-Za-z0-9_.+*#@-]{1,80}(?:,[A-Za-z0-9_.+*#@-]{1,80}){2}"
@@ -117,6 +118,11 @@ Number = Annotated[Text, matching(E164, "a number in E.164, such as +33000000000
 Country = Annotated[str, AfterValidator(_country)]
 Name = Annotated[Text, matching(NAME, "a name of at most 64 of A-Z a-z 0-9 _ . -")]
 Did = Annotated[Text, matching(DID, "a DID, such as +33612345678, +336* or *")]
+Extension = Annotated[Text, matching(r"[0-9+*#]{1,40}", "an extension, such as 600")]
+Matched = Annotated[
+    Text,
+    matching(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,253}(?:/[0-9]{1,3})?", "an address, network or name"),
+]
 Uuid = Annotated[str, AfterValidator(_uuid)]
 Listen = Annotated[Address | None, PlainValidator(_listen)]
 Allowed = Annotated[Network, PlainValidator(_network)]

@@ -89,7 +89,7 @@ def switch(
             ),
             "extensions_rounded.conf": dialplan,
             "pjsip.conf": PJSIP,
-            "pjsip_rounded.conf": trunk.replace("sip.example.net:5060", f"{TRUNK}:{trunk_port}"),
+            "pjsip_rounded.conf": trunk.replace("sip:sip.example.net", f"sip:{TRUNK}:{trunk_port}"),
             "logger.conf": "[general]\n[logfiles]\nmessages => error\n",
         },
     )

@@ -195,7 +195,7 @@ async def real(stage: Stage, binary: Path, folder: Path, fastagi: Address) -> As
                 "extensions.conf": _EXTENSIONS,
                 "extensions_rounded.conf": dialplan.replace("127.0.0.1:4573", str(fastagi)),
                 "pjsip.conf": _PJSIP.format(switch=sip, phone=phone),
-                "pjsip_rounded.conf": trunk.replace("sip.example.net:5060", str(agent)),
+                "pjsip_rounded.conf": trunk.replace("sip:sip.example.net", f"sip:{agent}"),
             },
         )
         try:

@@ -173,7 +173,7 @@ def pjsip_files() -> dict[str, str]:
         "pjsip_rounded.conf": marked(
             (ours / "pjsip_rounded.conf").read_text(),
             {
-                "sip.example.net:5060": f"{TRUNK}:{TRUNK_PORT}",
+                "contact=sip:sip.example.net": f"contact=sip:{TRUNK}:{TRUNK_PORT}",
                 "match=sip.example.net": f"match={TRUNK}",
             },
         ),
