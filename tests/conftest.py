@@ -16,7 +16,16 @@ from .lab.calls import TRUNK, Lab, Switch, laboratory
 from .lab.daemon import Daemon, SandboxThread, config, daemon, sandbox
 from .lab.processes import end, wait_until
 
-ASTERISKS = {"asterisk22": 22, "asterisk16": 16, "asterisk16-chan_sip": 16}
+ASTERISKS = {
+    "asterisk22": (22, asterisk.pjsip_files),
+    "asterisk16": (16, asterisk.pjsip_files),
+    "asterisk16-chan_sip": (16, asterisk.chan_sip_files),
+    "asterisk22-freepbx": (22, asterisk.freepbx_files),
+}
+FREESWITCHES = {
+    "freeswitch": freeswitch.files,
+    "freeswitch-fusionpbx": freeswitch.fusionpbx_files,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,14 +40,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One switch after another, as they share their ports: the folder says which.
 
-    On Asterisk, everything runs on both versions with PJSIP; what is marked chan_sip, also there.
+    On Asterisk, everything runs on both versions with PJSIP; what is marked chan_sip, also there,
+    and what is marked flavours, on the files of every other flavour, too.
     """
     if "switch" in metafunc.fixturenames:
         folder = metafunc.definition.path.parent.name
         chan_sip = metafunc.definition.get_closest_marker("chan_sip")
-        names = [name for name in ASTERISKS if chan_sip or not name.endswith("chan_sip")]
-        wanted = {"asterisk": names, "freeswitch": ["freeswitch"]}
-        names = wanted.get(folder, [*names, "freeswitch"])
+        flavours = metafunc.definition.get_closest_marker("flavours")
+        left_out = {
+            *([] if chan_sip else ["asterisk16-chan_sip"]),
+            *([] if flavours else ["asterisk22-freepbx", "freeswitch-fusionpbx"]),
+        }
+        wanted = {"asterisk": [*ASTERISKS], "freeswitch": [*FREESWITCHES]}
+        names = wanted.get(folder, [*ASTERISKS, *FREESWITCHES])
+        names = [name for name in names if name not in left_out]
         metafunc.parametrize("switch", names, indirect=True, scope="session")
 
 
@@ -49,16 +64,16 @@ def switch(
     """A real switch on the very files of dialplan_examples."""
     name: str = request.param
     directory = tmp_path_factory.mktemp(name)
-    if name == "freeswitch":
+    if name in FREESWITCHES:
         program = freeswitches.find()
         if program is None:
             pytest.skip("no FreeSWITCH: put it on PATH, or name it in the variable FREESWITCH")
-        with freeswitch.running(program, directory) as started:
+        files = FREESWITCHES[name](directory)
+        with freeswitch.running(program, directory, files) as started:
             yield started
     else:
-        chan_sip = name.endswith("chan_sip")
-        files = asterisk.chan_sip_files() if chan_sip else asterisk.pjsip_files()
-        with asterisk.running(ASTERISKS[name], directory, files) as began:
+        version, write = ASTERISKS[name]
+        with asterisk.running(version, directory, write()) as began:
             yield began
 
 

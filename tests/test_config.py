@@ -130,7 +130,7 @@ MISTAKES = [
     (ACCOUNT + "api:\n  base_url: https://u:p@x\n", 3, "this is not a URL such as https://api.ca"),
     (ACCOUNT + "api:\n  base_url: http://x.example\n", 3, "API key in clear; expected https://"),
     (ACCOUNT + "trunk:\n  name: rounded\n", 2, "trunk.host is missing"),
-    (ACCOUNT + "trunk:\n  host: a b\n", 3, "'a b' is not a host name or address"),
+    (ACCOUNT + "trunk:\n  host: a b\n", 3, "'a b' is not a host name or IPv4 address"),
     (FASTAGI + "listen: 127.0.0.1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
     (FASTAGI + "listen: localhost:1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
     (FASTAGI + "listen: 1.2.3.4:70000\n", 4, "not an address and a port, such as 127.0.0.1:4573"),

@@ -24,6 +24,7 @@ def test_a_number_that_is_no_did_of_ours_reaches_nothing(
     assert lab.api.staged() == []
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize("did", ["600", "900", "+33612345678"])
 def test_nobody_becomes_the_agents_side_by_its_name(lab: Lab, did: str) -> None:

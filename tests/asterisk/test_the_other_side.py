@@ -49,6 +49,7 @@ def test_an_admins_time_out_shorter_than_the_cap_holds(lab: Lab, served: Daemon)
     assert lab.trunk.invites() == lab.phone.invites() == []
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize(("target", "allowed"), [("600", True), ("900", False)])
 def test_an_agents_transfer_reaches_the_allow_list_only(
@@ -67,6 +68,7 @@ def test_an_agents_transfer_reaches_the_allow_list_only(
     assert told[-1][0] == ("2" if allowed else "4"), told
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize(("target", "status"), [("600", 200), ("900", 404), ("+33612345678", 404)])
 def test_a_call_from_the_agents_side_reaches_the_allow_list_only(

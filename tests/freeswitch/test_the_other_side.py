@@ -43,6 +43,7 @@ def test_what_the_admin_had_set_is_put_back(lab: Lab) -> None:
     assert lab.notices("FALLBACK")[0].endswith(" kept=NORMAL_TEMPORARY_FAILURE//theirs")
 
 
+@pytest.mark.flavours
 @pytest.mark.parametrize(
     ("target", "reached"), [("600", "600"), ("900", "600"), ("rounded-fallback", "600")]
 )
@@ -76,6 +77,7 @@ def test_an_id_of_an_earlier_pass_is_not_sent_again(lab: Lab) -> None:
     assert ids(lab.phone.invites()) == [[]]
 
 
+@pytest.mark.flavours
 def test_nothing_but_a_did_is_dialled_from_our_context(lab: Lab) -> None:
     caller = lab.call(sipp.caller("72"))
     assert [m.first_line for m in caller if not m.sent][-1] == "SIP/2.0 404 Not Found"

@@ -180,6 +180,42 @@ def pjsip_files() -> dict[str, str]:
     }
 
 
+# The trunk as FreePBX writes it from its page, and where it lets an admin add to it.
+FREEPBX_TRUNK = f"""[rounded]
+type=endpoint
+transport=transport-udp
+context=from-pstn
+disallow=all
+allow=alaw,ulaw
+aors=rounded
+#include pjsip.endpoint_custom_post.conf
+[rounded]
+type=aor
+contact=sip:{TRUNK}:{TRUNK_PORT}
+[rounded]
+type=identify
+endpoint=rounded
+match={TRUNK}
+"""
+
+
+def freepbx_files() -> dict[str, str]:
+    """The same lab as FreePBX has it: calls come from a Custom Destination, which is a Goto."""
+    ours = EXAMPLES / "freepbx"
+    gosub, goto = "Gosub(rounded,${EXTEN},1)", "Goto(rounded,${EXTEN},1)"
+    assert gosub in EXTENSIONS
+    return {
+        "extensions.conf": EXTENSIONS.replace(gosub, goto).replace(
+            "extensions_rounded.conf", "extensions_custom.conf"
+        ),
+        "extensions_custom.conf": marked(
+            (ours / "extensions_custom.conf").read_text(), {"rounded_ring)=15": "rounded_ring)=3"}
+        ),
+        "pjsip.conf": PJSIP.replace("#include pjsip_rounded.conf", FREEPBX_TRUNK),
+        "pjsip.endpoint_custom_post.conf": (ours / "pjsip.endpoint_custom_post.conf").read_text(),
+    }
+
+
 SIP = f"""[general]
 bindaddr={PBX}
 udpbindaddr={PBX}:5060

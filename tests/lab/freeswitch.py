@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rounded_pbx.demo.freeswitch import PROFILE, PrivateFreeSwitch
@@ -141,12 +141,36 @@ def files(directory: Path) -> dict[str, str]:
     }
 
 
+# In a context of the admin's, FusionPBX looks through the global dialplans, too, in their order.
+_GLOBAL = _extension("global", ".*", f"bridge sofia/external/900@{PHONE}:{PHONE_PORT}")
+
+
+def fusionpbx_files(directory: Path) -> dict[str, str]:
+    """The same lab as FusionPBX puts its dialplans together, out of what it was given."""
+    given = {
+        name: marked(
+            (EXAMPLES / "fusionpbx" / f"{name}.xml").read_text(),
+            {"originate_timeout=15": "originate_timeout=3"} if name == "rounded_bridge" else {},
+        )
+        for name in ("public", "rounded_bridge", "rounded_after")
+    }
+    contexts = "".join(
+        f'<context name="{name}">\n{given[name]}\n{_GLOBAL}</context>\n'
+        for name in ("rounded_bridge", "rounded_after")
+    )
+    return {
+        **files(directory),
+        "dialplan/public/00_rounded.xml": f"<include>\n{given['public']}\n</include>\n",
+        "dialplan/rounded.xml": f"<include>\n{contexts}</include>\n",
+    }
+
+
 @contextlib.contextmanager
-def running(program: Path, directory: Path) -> Iterator[FreeSwitch]:
+def running(program: Path, directory: Path, files: Mapping[str, str]) -> Iterator[FreeSwitch]:
     freeswitch = FreeSwitch(
         program,
         directory,
-        files(directory),
+        files,
         event_socket=EVENT_SOCKET,
         modules="mod_cdr_csv",
     )

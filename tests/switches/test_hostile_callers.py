@@ -99,6 +99,7 @@ OWN = [
 ]
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize("how", OWN)
 def test_a_callers_own_header_goes_nowhere(lab: Lab, served: Daemon, how: str) -> None:

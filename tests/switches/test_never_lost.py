@@ -14,6 +14,7 @@ from ..lab.daemon import Daemon, config, daemon
 from ..lab.processes import wait_until
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 def test_without_a_daemon_the_fallback_is_reached_at_once(lab: Lab) -> None:
     caller = lab.call()
@@ -51,6 +52,7 @@ def test_a_daemon_that_accepts_and_is_silent_costs_the_cap(lab: Lab) -> None:
         connection.close()
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 def test_a_frozen_daemon_costs_the_cap_and_thaws(lab: Lab, served: Daemon) -> None:
     served.signal(signal.SIGSTOP)

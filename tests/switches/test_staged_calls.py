@@ -12,6 +12,7 @@ from ..lab.daemon import AGENT, Daemon, config, daemon
 from ..lab.processes import wait_until
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize("wait", ["poll", "sync", "none"])
 def test_the_agents_invite_carries_the_id_once(lab: Lab, wait: str) -> None:

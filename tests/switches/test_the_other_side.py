@@ -20,6 +20,7 @@ REFUSALS = (
 )
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize("refusing", REFUSALS, indirect=True)
 def test_a_refused_agent_is_tried_once_without_the_id_then_the_fallback(
@@ -44,6 +45,7 @@ REDIRECTS = {
 }
 
 
+@pytest.mark.flavours
 @pytest.mark.chan_sip
 @pytest.mark.parametrize("contact", REDIRECTS.values(), ids=REDIRECTS)
 def test_the_agents_side_cannot_send_a_call_elsewhere(
