@@ -20,9 +20,11 @@ def freeswitch(facts: Facts) -> dict[str, str]:
                 column=64,
             ),
             realm=marked_xml(
-                f'    <param name="realm" value="{facts.trunk.host}"/>', "the same", column=64
+                f'    <param name="realm" value="{facts.trunk.address}"/>',
+                "the same without a port",
+                column=64,
             ),
-            auth=_AUTH if facts.trunk.auth else "",
+            auth=_AUTH if facts.trunk.auth else _NO_AUTH,
         ),
         "dialplan/rounded.xml": fill("rounded.xml", bridge=_bridge(facts), after=_after(facts)),
         "dialplan/public/00_rounded.xml": fill("00_rounded.xml", public=_public(facts)),
@@ -45,6 +47,10 @@ _AUTH = """\
     <param name="username" value="$${rounded_username}"/>       <!-- set both in vars.xml -->
     <param name="password" value="$${rounded_password}"/>
 """
+_NO_AUTH = """\
+    <!-- <<< if the platform gave you a user name: <param name="username" value="..."/>
+         and <param name="password" value="..."/> -->
+"""
 
 
 def _public(facts: Facts) -> str:
@@ -60,7 +66,10 @@ def _public(facts: Facts) -> str:
             'XML rounded_bridge"/>',
             "seconds: calls.deadline + 0.5, rounded up, + 1",
         ),
-        address=facts.address,
+        socket=marked_xml(
+            f'      <action application="socket" data="{facts.address}/stage async full"/>',
+            "freeswitch.outbound.listen",
+        ),
     )
 
 

@@ -80,8 +80,15 @@ def test_an_id_of_an_earlier_pass_is_not_sent_again(lab: Lab) -> None:
 @pytest.mark.flavours
 def test_nothing_but_a_did_is_dialled_from_our_context(lab: Lab) -> None:
     caller = lab.call(sipp.caller("72"))
-    assert [m.first_line for m in caller if not m.sent][-1] == "SIP/2.0 404 Not Found"
+    assert [m.first_line for m in caller if not m.sent][-1].startswith("SIP/2.0 503 ")
     assert lab.trunk.invites() == lab.phone.invites() == []
+
+
+def test_a_did_that_the_second_file_lacks_has_its_fallback_and_no_cap_on_it(lab: Lab) -> None:
+    caller = lab.call(sipp.caller("74", talk_ms=3500))
+    assert any(m.first_line.startswith("SIP/2.0 200") for m in caller)
+    assert [m.first_line.split("@")[0] for m in lab.phone.invites()] == ["INVITE sip:600"]
+    assert lab.trunk.invites() == []
 
 
 def test_the_fallback_gets_the_callers_headers_but_no_id(lab: Lab) -> None:

@@ -64,6 +64,17 @@ PUBLIC = f"""<include>
         "transfer +33612345678 XML public",
     )
 }
+{
+    _extension(
+        "forgotten",
+        "^74$",
+        "set rounded_fallback=600 XML default",
+        "set socket_resume=true",
+        "sched_transfer +3 +33611111111 XML rounded_bridge",
+        "set rounded_cap_id=${last_sched_id}",
+        "transfer +33611111111 XML rounded_bridge",
+    )
+}
 {_extension("wrong", "^72$", "set rounded_next=dial", "transfer 900 XML rounded_bridge")}
 <X-PRE-PROCESS cmd="include" data="public/*.xml"/>
 </context>
@@ -136,7 +147,11 @@ def files(directory: Path) -> dict[str, str]:
             bridge.read_text(), {"originate_timeout=15": "originate_timeout=3"}
         ),
         "sip_profiles/external/rounded.xml": marked(
-            trunk.read_text(), {"sip.example.net": f"{TRUNK}:{TRUNK_PORT}"}
+            trunk.read_text(),
+            {
+                '"proxy" value="sip.example.net"': f'"proxy" value="{TRUNK}:{TRUNK_PORT}"',
+                '"realm" value="sip.example.net"': f'"realm" value="{TRUNK}"',
+            },
         ),
     }
 
