@@ -252,6 +252,69 @@ async def _stage(
 
 
 @app.command()
+def dialplan(
+    kind: Annotated[str, typer.Argument(metavar="FLAVOUR", help="The kind of PBX: see above.")],
+    install: Annotated[
+        bool, typer.Option("--install", help="Write it into the switch's configuration.")
+    ] = False,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show what --install would change; exit status 1 if any.")
+    ] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Take it out again.")] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="The switch's configuration; else /etc/asterisk or /etc/freeswitch."),
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write the dialplan for asterisk, asterisk-chan-sip, freepbx, freeswitch or fusionpbx.
+
+    Without an option it is shown, with what to put where. --install writes inside marked blocks,
+    keeps a backup of each file that it changes, and does nothing where nothing is to be done.
+    """
+    from . import cli_dialplan
+    from .dialplan.flavours import ABOUT, Flavour
+    from .dialplan.install import to_install, to_uninstall
+    from .dialplan.rendering import render
+
+    if install + diff + uninstall > 1:
+        raise typer.BadParameter("expected at most one of --install, --diff and --uninstall")
+    try:
+        flavour = Flavour(kind)
+    except ValueError:
+        known = ", ".join(Flavour)
+        raise typer.BadParameter(f"{kind!r}: expected one of {known}") from None
+    about = ABOUT[flavour]
+    where = folder or (Path(about.folder) if about.folder else None)
+    if where is None and (install or diff or uninstall):
+        text = (
+            f"{flavour} keeps its dialplans in a database: run this without an option, and import"
+        )
+        cli_dialplan.say_problems([text], err)
+    if uninstall and where is not None:
+        plan = to_uninstall(flavour, where)
+        cli_dialplan.say_problems(plan.problems, err)
+        cli_dialplan.make(plan, flavour, where, None, out, err)
+        return
+    _, settings = _load(config)
+    rendered = render(flavour, settings)
+    cli_dialplan.say_problems(rendered.problems, err)
+    if where is None or not (install or diff):
+        if as_json:
+            print_json({"files": rendered.files, "left": about.left, "reload": about.reload})
+        else:
+            cli_dialplan.show(flavour, rendered, where, out)
+        return
+    plan = to_install(flavour, where, rendered.files)
+    cli_dialplan.say_problems(plan.problems, err)
+    if diff:
+        cli_dialplan.differences(plan, out)
+    else:
+        cli_dialplan.make(plan, flavour, where, rendered, out, err)
+
+
+@app.command()
 def sandbox(
     listen: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8700",
     key: Annotated[str, typer.Option(help="The API key that it accepts.")] = "sandbox",

@@ -9,7 +9,7 @@ _STEPS = """\
 ; 1. Put this file beside extensions.conf, and this line at the top of extensions.conf:
 ;        #include {file}
 ; 2. In the context where your calls come in, lead the DID here:
-;        exten => +33612345678,1,Gosub(rounded,${{EXTEN}},1)
+;        exten => {did},1,Gosub(rounded,${{EXTEN}},1)
 ;         same => n,Hangup()
 ;    Gosub comes back only when neither the agent nor a fallback could be had, so what follows it
 ;    is yours: a voicemail, a Dial, a Hangup.
@@ -17,7 +17,7 @@ _STEPS = """\
 
 _FREEPBX_STEPS = """\
 ; 1. This belongs into extensions_custom.conf, at its top.
-; 2. Admin > Custom Destinations: for each DID, the target rounded,+33612345678,1
+; 2. Admin > Custom Destinations: for each DID, a target such as rounded,{did},1
 ; 3. Connectivity > Inbound Routes: the DID, its destination that Custom Destination.
 ; 4. fwconsole reload"""
 
@@ -30,7 +30,10 @@ def pjsip(facts: Facts) -> dict[str, str]:
     name = "extensions_rounded.conf"
     return {
         name: _extensions(
-            facts, "asterisk", "Asterisk 16 to 22 with PJSIP", _STEPS.format(file=name)
+            facts,
+            "asterisk",
+            "Asterisk 16 to 22 with PJSIP",
+            _STEPS.format(file=name, did=facts.did),
         ),
         "pjsip_rounded.conf": fill(
             "pjsip.conf",
@@ -59,7 +62,7 @@ def chan_sip(facts: Facts) -> dict[str, str]:
             facts,
             "asterisk-chan-sip",
             "Asterisk 16 to 20 with chan_sip",
-            _STEPS.format(file=name),
+            _STEPS.format(file=name, did=facts.did),
         ),
         "sip_rounded.conf": fill(
             "sip.conf",
@@ -78,7 +81,7 @@ def freepbx(facts: Facts) -> dict[str, str]:
     """What goes into files of FreePBX, by their names."""
     return {
         "extensions_custom.conf": _extensions(
-            facts, "freepbx", "FreePBX 15 to 17 with PJSIP", _FREEPBX_STEPS
+            facts, "freepbx", "FreePBX 15 to 17 with PJSIP", _FREEPBX_STEPS.format(did=facts.did)
         ),
         "pjsip.endpoint_custom_post.conf": fill("freepbx.conf", trunk=facts.trunk.name),
     }

@@ -38,6 +38,12 @@ class Facts:
     transfers: tuple[tuple[str, str], ...]
 
     @property
+    def did(self) -> str:
+        """One of the DIDs, for an example: an exact one if there is one."""
+        exact = (preset.did for preset in self.presets if preset.prefix is None)
+        return next(exact, self.presets[0].did)
+
+    @property
     def asterisk_cap(self) -> str:
         """Seconds after which Asterisk goes on without the daemon."""
         return f"{self.deadline + 0.5:g}"

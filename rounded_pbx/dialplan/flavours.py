@@ -20,25 +20,31 @@ class Flavour(StrEnum):
 class About:
     """Of a flavour: where its files stand, what reads them again, what is left to the admin.
 
-    ``includes`` names the admin's own files that must include one of ours; ``folder`` is None
-    where dialplans are no files.
+    ``folder`` is None where dialplans are no files. ``shared`` are those of the files that hold
+    lines of the admin's, too; ``includes`` names the admin's files that must include one of ours.
+    ``DID`` in a text stands for one of the admin's.
     """
 
     folder: str | None
+    files: tuple[str, ...]
     reload: tuple[str, ...]
     left: tuple[str, ...]
+    shared: tuple[str, ...] = ()
     includes: tuple[tuple[str, str], ...] = ()
 
 
 _INBOUND = (
-    "In the context where your calls come in, lead each DID to it:",
-    "    exten => +33612345678,1,Gosub(rounded,${EXTEN},1)",
+    "In the context where your calls come in, lead each of your numbers to it:",
+    "    exten => DID,1,Gosub(rounded,${EXTEN},1)",
     "     same => n,Hangup()",
 )
+
+_FREEPBX = ("extensions_custom.conf", "pjsip.endpoint_custom_post.conf")
 
 ABOUT = {
     Flavour.ASTERISK: About(
         folder="/etc/asterisk",
+        files=("extensions_rounded.conf", "pjsip_rounded.conf"),
         reload=(
             'asterisk -rx "dialplan reload"',
             'asterisk -rx "module reload res_pjsip.so"',
@@ -51,6 +57,7 @@ ABOUT = {
     ),
     Flavour.ASTERISK_CHAN_SIP: About(
         folder="/etc/asterisk",
+        files=("extensions_rounded_chan_sip.conf", "sip_rounded.conf"),
         reload=('asterisk -rx "dialplan reload"', 'asterisk -rx "sip reload"'),
         left=_INBOUND,
         includes=(
@@ -60,16 +67,23 @@ ABOUT = {
     ),
     Flavour.FREEPBX: About(
         folder="/etc/asterisk",
+        files=_FREEPBX,
+        shared=_FREEPBX,
         reload=("fwconsole reload",),
         left=(
             "Connectivity > Trunks: a pjsip trunk with the name of trunk.name and the platform's",
             "    address. The second file adds to its endpoint.",
-            "Admin > Custom Destinations: for each DID, the target rounded,+33612345678,1",
-            "Connectivity > Inbound Routes: the DID, Set Destination: that Custom Destination",
+            "Admin > Custom Destinations: for each number, a target such as rounded,DID,1",
+            "Connectivity > Inbound Routes: for each, Set Destination: that Custom Destination",
         ),
     ),
     Flavour.FREESWITCH: About(
         folder="/etc/freeswitch",
+        files=(
+            "sip_profiles/external/rounded.xml",
+            "dialplan/rounded.xml",
+            "dialplan/public/00_rounded.xml",
+        ),
         reload=('fs_cli -x "reloadxml"', 'fs_cli -x "sofia profile external rescan"'),
         left=(
             "Let no SIP profile, gateway or user have one of our contexts: rounded_bridge and",
@@ -78,9 +92,9 @@ ABOUT = {
     ),
     Flavour.FUSIONPBX: About(
         folder=None,
+        files=("rounded_after.xml", "rounded_bridge.xml", "public.xml"),
         reload=(),
         left=(
-            "FusionPBX keeps its dialplans in its database, so nothing is written to a file.",
             "Accounts > Gateways: a gateway of the profile external with the platform's address.",
             "    trunk.name in config.yml is its UUID: the id in the address of its page.",
             "Dialplan > Dialplan Manager > Add, three times: name and context as below, order 0,",

@@ -20,14 +20,18 @@ _WRITERS = {
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Texts by their names, in the order in which they are to be written; or problems."""
+    """Texts by their names, in the order in which they are to be written; or problems.
+
+    ``did`` is one of the DIDs, for an example.
+    """
 
     files: dict[str, str]
     problems: tuple[str, ...] = ()
+    did: str = ""
 
 
 def render(flavour: Flavour, config: Config) -> Rendered:
     """The dialplan for a flavour of PBX. No text of it has a date or a path of this machine."""
     switch, write = _WRITERS[flavour]
     facts, problems = gather(config, switch)
-    return Rendered({}, problems) if facts is None else Rendered(write(facts))
+    return Rendered({}, problems) if facts is None else Rendered(write(facts), did=facts.did)
