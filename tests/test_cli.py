@@ -249,3 +249,80 @@ def test_route_of_a_bad_file_tells_its_mistakes(
     config.write_text(BAD)
     assert main_exits(monkeypatch, "route", "--did", "1") == 2
     assert f"{config}:2: calls.deadline" in capsys.readouterr().err
+
+
+TRUNK = "trunk: {host: sip.example.net}\n"
+
+
+@pytest.fixture
+def etc(config: Path, tmp_path: Path) -> Path:
+    config.write_text(GOOD + TRUNK)
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    for name in ("extensions.conf", "pjsip.conf"):
+        (etc / name).write_text("[theirs]\n")
+    return etc
+
+
+def test_the_dialplan_is_shown_with_what_is_left_to_do(etc: Path) -> None:
+    shown = run("dialplan", "asterisk", "--folder", str(etc))
+    assert shown.exit_code == 0
+    for text in (
+        f"{etc}/extensions_rounded.conf",
+        "exten => +33612345678,1,Set(ROUNDED_NEXT=fallback)",
+        f"{etc}/pjsip_rounded.conf",
+        "At the top of extensions.conf: #include extensions_rounded.conf",
+        "\n    exten => +33612345678,1,Gosub(rounded,${EXTEN},1)\n",
+        'asterisk -rx "dialplan reload"',
+    ):
+        assert text in shown.output
+    machine = json.loads(run("dialplan", "fusionpbx", "--json").output)
+    assert set(machine) == {"files", "left", "reload"}
+    assert machine["files"]["public.xml"].startswith("<!-- rounded_pbx for FusionPBX")
+
+
+def test_a_dialplan_is_installed_compared_and_taken_out(etc: Path) -> None:
+    there = ["dialplan", "asterisk", "--folder", str(etc)]
+    compared = run(*there, "--diff")
+    assert compared.exit_code == 1
+    assert "+#include extensions_rounded.conf\n" in compared.output
+    assert sorted(path.name for path in etc.iterdir()) == ["extensions.conf", "pjsip.conf"]
+    installed = run(*there, "--install")
+    assert installed.exit_code == 0
+    assert f"changed {etc}/extensions.conf\n" in installed.output
+    assert "Gosub(rounded," in installed.output
+    assert "#include extensions_rounded.conf" in (etc / "extensions.conf").read_text()
+    assert "nothing to do" in run(*there, "--install").output
+    same = run(*there, "--diff")
+    assert (same.exit_code, same.output) == (0, "nothing differs\n")
+    (etc.parent / "config.yml").unlink()  # it needs no configuration
+    removed = run(*there, "--uninstall")
+    assert removed.exit_code == 0
+    assert f"removed {etc}/pjsip_rounded.conf\n" in removed.output
+    assert (etc / "extensions.conf").read_text() == "[theirs]\n"
+
+
+def test_what_a_dialplan_cannot_be_written_for_is_told(config: Path, etc: Path) -> None:
+    (etc / "pjsip.conf").unlink()
+    lacking = run("dialplan", "asterisk", "--folder", str(etc), "--install")
+    assert lacking.exit_code == 2
+    assert f"{etc}/pjsip.conf: is not there" in lacking.output
+    assert "database" in run("dialplan", "fusionpbx", "--install").output
+    assert "expected one of asterisk, asterisk-chan-sip, freepbx" in run("dialplan", "x").output
+    assert "at most one of" in run("dialplan", "asterisk", "--diff", "--install").output
+    config.write_text(GOOD)
+    without = run("dialplan", "freeswitch")
+    assert (without.exit_code, "trunk is missing" in without.output) == (2, True)
+
+
+def test_a_change_that_fails_halfway_says_where(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rounded_pbx import cli_dialplan
+
+    def full(change: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cli_dialplan, "apply", full)
+    failed = run("dialplan", "asterisk", "--folder", str(etc), "--install")
+    assert failed.exit_code == 1
+    assert f"{etc}/extensions_rounded.conf: No space left on device" in failed.output
+    assert "the same command goes on from there" in failed.output
