@@ -18,7 +18,7 @@ from .lab.processes import end, wait_until
 
 ASTERISKS = {
     "asterisk22": (22, asterisk.pjsip_files),
-    "asterisk16": (16, asterisk.pjsip_files),
+    "asterisk16": (16, asterisk.installed_pjsip_files),
     "asterisk16-chan_sip": (16, asterisk.chan_sip_files),
     "asterisk22-freepbx": (22, asterisk.freepbx_files),
 }

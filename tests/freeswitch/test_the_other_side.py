@@ -55,7 +55,7 @@ def test_an_agents_transfer_reaches_the_allow_list_or_the_fallback(
     transfer = sipp.callee(after=sipp.refer(target))
     with sipp.sipp(lab.directory, "trunk", transfer, TRUNK) as trunk:
         wait_until(trunk.ready, "the trunk to listen")
-        lab.call(sipp.caller(talk_ms=1500))
+        lab.call(sipp.caller(talk_ms=2500))
         assert ids(trunk.invites()) == [lab.api.ids()]
     assert ids(lab.phone.invites()) == [[]]
     assert lab.phone.invites()[0].first_line.startswith(f"INVITE sip:{reached}@")

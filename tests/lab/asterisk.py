@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rounded_pbx.demo.asterisk import MODULES, PrivateAsterisk
+from rounded_pbx.dialplan import blocks
+from rounded_pbx.dialplan.flavours import ABOUT, Flavour
 
 from .daemon import FASTAGI
 
@@ -204,16 +206,35 @@ def freepbx_files() -> dict[str, str]:
     ours = EXAMPLES / "freepbx"
     gosub, goto = "Gosub(rounded,${EXTEN},1)", "Goto(rounded,${EXTEN},1)"
     assert gosub in EXTENSIONS
+    custom = marked(
+        (ours / "extensions_custom.conf").read_text(), {"rounded_ring)=15": "rounded_ring)=3"}
+    )
+    endpoint = (ours / "pjsip.endpoint_custom_post.conf").read_text()
     return {
         "extensions.conf": EXTENSIONS.replace(gosub, goto).replace(
             "extensions_rounded.conf", "extensions_custom.conf"
         ),
-        "extensions_custom.conf": marked(
-            (ours / "extensions_custom.conf").read_text(), {"rounded_ring)=15": "rounded_ring)=3"}
-        ),
+        "extensions_custom.conf": blocks.put(b"[theirs]\n", custom, xml=False).decode(),
         "pjsip.conf": PJSIP.replace("#include pjsip_rounded.conf", FREEPBX_TRUNK),
-        "pjsip.endpoint_custom_post.conf": (ours / "pjsip.endpoint_custom_post.conf").read_text(),
+        "pjsip.endpoint_custom_post.conf": blocks.put(b"", endpoint, xml=False).decode(),
     }
+
+
+def installed(files: Mapping[str, str], includes: Mapping[str, str]) -> dict[str, str]:
+    """The files as --install leaves them: ours between marks, an include of it at the top."""
+    done = dict(files)
+    for name, ours in includes.items():
+        line = f"#include {ours}\n"
+        assert line in done[name]
+        theirs = done[name].replace(line, "").encode()
+        done[name] = blocks.put(theirs, line, xml=False).decode()
+        done[ours] = blocks.put(None, done[ours], xml=False).decode()
+    return done
+
+
+def installed_pjsip_files() -> dict[str, str]:
+    """The same lab as --install makes it."""
+    return installed(pjsip_files(), dict(ABOUT[Flavour.ASTERISK].includes))
 
 
 SIP = f"""[general]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rounded_pbx.demo.freeswitch import PROFILE, PrivateFreeSwitch
+from rounded_pbx.dialplan import blocks
 
 from .asterisk import EXAMPLES, PBX, PHONE, PHONE_PORT, TRUNK, TRUNK_PORT, marked
 from .daemon import OUTBOUND
@@ -134,14 +135,10 @@ class FreeSwitch(PrivateFreeSwitch):
 
 
 def files(directory: Path) -> dict[str, str]:
-    """The drop-in files with their marked lines changed for the lab, and the admin's own."""
+    """The files as --install leaves them, their marked lines changed, and the admin's own."""
     bridge = OURS / "dialplan" / "rounded.xml"
     trunk = OURS / "sip_profiles" / "external" / "rounded.xml"
-    return {
-        "autoload_configs/cdr_csv.conf.xml": CDR.format(directory / "log"),
-        "sip_profiles/external.xml": PROFILE.format(host=PBX, port=5060),
-        "dialplan/public.xml": PUBLIC,
-        "dialplan/default.xml": DEFAULT,
+    given = {
         "dialplan/public/00_rounded.xml": (OURS / "dialplan/public/00_rounded.xml").read_text(),
         "dialplan/rounded.xml": marked(
             bridge.read_text(), {"originate_timeout=15": "originate_timeout=3"}
@@ -153,6 +150,14 @@ def files(directory: Path) -> dict[str, str]:
                 '"realm" value="sip.example.net"': f'"realm" value="{TRUNK}"',
             },
         ),
+    }
+    return {
+        "autoload_configs/cdr_csv.conf.xml": CDR.format(directory / "log"),
+        "sip_profiles/external.xml": PROFILE.format(host=PBX, port=5060),
+        "dialplan/public.xml": PUBLIC,
+        "dialplan/default.xml": DEFAULT,
+        # Between the marks that --install puts around them.
+        **{name: blocks.put(None, text, xml=True).decode() for name, text in given.items()},
     }
 
 
