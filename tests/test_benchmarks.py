@@ -12,6 +12,12 @@ from benchmarks.latency import SUBJECTS
 from benchmarks.parts.processes import ROOT, Subject
 
 
+def test_the_script_is_measured_beside_a_bare_interpreter() -> None:
+    command = [sys.executable, "-m", "benchmarks.script", "--calls", "1"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert re.search(r"^ rounded-agi +[0-9.]+ +[0-9.]+ +[0-9.]+", ran.stdout, re.MULTILINE), ran
+
+
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_every_way_but_the_bare_one_has_an_id(subject: Subject) -> None:
     if subject.find() is None:

@@ -93,3 +93,28 @@ def test_a_did_without_lines_of_its_own_is_staged_or_comes_back(lab: Lab) -> Non
     assert ids(lab.trunk.invites()) == [lab.api.ids()]
     assert lab.trunk.invites()[0].first_line.startswith("INVITE sip:+33699999999@")
     assert lab.phone.invites() == []
+
+
+def test_the_classic_script_hands_the_call_to_the_daemon(lab: Lab, served: Daemon) -> None:
+    lab.call(sipp.caller("76"))
+    assert lab.notices("ARGUMENTS") == [f"ARGUMENTS STAGED support {lab.api.ids()[0]}"]
+
+
+def test_the_classic_script_ends_at_once_without_a_daemon(lab: Lab) -> None:
+    caller = lab.call(sipp.caller("76"))
+    assert lab.notices("ARGUMENTS") == ["ARGUMENTS UNAVAILABLE  "]
+    invite = next(m for m in caller if m.sent and m.first_line.startswith("INVITE"))
+    final = next(m for m in caller if not m.sent and m.first_line[8] in "456")
+    assert final.at - invite.at < NOISE
+
+
+def test_a_caller_who_leaves_ends_the_classic_script_and_its_staging(
+    lab: Lab, served: Daemon
+) -> None:
+    lab.api.behave(fault="hang", fault_on=["stageCall"])
+    with lab.dialling(sipp.leaving_caller(after_ms=1000, did="76")) as caller:
+        wait_until(lambda: lab.api.sandbox.hanging == 1, "the staging to be under way")
+        caller.wait(10)
+        wait_until(lambda: lab.api.sandbox.hanging == 0, "the request to be cancelled", 2)
+    settle(lab.switch)
+    assert served.outcomes() == ["HANGUP"]

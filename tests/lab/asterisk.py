@@ -35,6 +35,10 @@ exten => +33612345678,1,Gosub(rounded,${EXTEN},1)
 exten => 77,1,AGI(agi://127.0.0.1:4573/stage,did=+33612345678)
  same => n,Log(NOTICE,ARGUMENTS ${ROUNDED_STATUS} ${ROUNDED_ROUTE} ${ROUNDED_CALL_ID})
  same => n,Hangup()
+exten => 76,1,Ringing()
+ same => n,AGI({script},did=+33612345678,limit=3)
+ same => n,Log(NOTICE,ARGUMENTS ${ROUNDED_STATUS} ${ROUNDED_ROUTE} ${ROUNDED_CALL_ID})
+ same => n,Hangup()
 exten => 79,1,Gosub(rounded,+33699999999,1)
  same => n,Log(NOTICE,ADMIN-BACK ${ROUNDED_STATUS} ${ROUNDED_NEXT})
  same => n,Hangup(21)
@@ -55,7 +59,7 @@ exten => 600,1,Set(seen=${ROUNDED_STATUS} reason=${ROUNDED_REASON} route=${ROUND
  same => n,Hangup()
 exten => 900,1,Dial(PJSIP/${EXTEN}@phone,20)
 #include extensions_rounded.conf
-"""
+""".replace("{script}", str(ROOT / "rounded_pbx" / "rounded_agi.py"))
 
 PJSIP = f"""[global]
 type=global

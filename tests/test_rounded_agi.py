@@ -1,0 +1,185 @@
+"""The classic AGI script, beside something that stands for the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rounded_pbx import rounded_agi
+from rounded_pbx.protocol import agi
+
+BLOCK = b"".join(
+    b"agi_%s: %s\n" % (key.encode(), b"22.10.1" if key == "version" else b"x")
+    for key in agi.ENVIRONMENT_KEYS
+    if not key.startswith("network")
+)
+UNAVAILABLE = b'SET VARIABLE ROUNDED_CALL_ID ""\nSET VARIABLE ROUNDED_STATUS "UNAVAILABLE"\n'
+
+
+class Pbx:
+    """The script's two pipes, as Asterisk holds them."""
+
+    def __init__(self, stdin: int, stdout: int) -> None:
+        self._in, self._out = stdin, stdout
+
+    def send(self, data: bytes) -> None:
+        os.write(self._in, data)
+
+    def line(self) -> bytes:
+        read = b""
+        while not read.endswith(b"\n") and (more := os.read(self._out, 1)):
+            read += more
+        return read
+
+    def close(self) -> None:
+        os.close(self._in)
+
+
+@pytest.fixture
+def pbx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pbx]:
+    (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+    monkeypatch.setattr(rounded_agi, "STDIN", theirs_in)
+    monkeypatch.setattr(rounded_agi, "STDOUT", theirs_out)
+    yield Pbx(ours_in, ours_out)
+    for descriptor in (theirs_in, ours_in, ours_out, theirs_out):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def session() -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=rounded_agi.main)
+    thread.start()
+    yield thread
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[socket.socket, bytes]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+        yield server, b"127.0.0.1:%d" % server.getsockname()[1]
+
+
+def block(*arguments: bytes) -> bytes:
+    lines = (b"agi_arg_%d: %s\n" % (n, value) for n, value in enumerate(arguments, 1))
+    return BLOCK + b"".join(lines) + b"\n"
+
+
+def received(connection: socket.socket, end: bytes) -> bytes:
+    connection.settimeout(5)
+    data = b""
+    while not data.endswith(end):
+        more = connection.recv(65536)
+        assert more, data
+        data += more
+    return data
+
+
+def test_the_session_is_the_daemons(pbx: Pbx) -> None:
+    with listening() as (server, address), session():
+        pbx.send(block(b"limit=3", b"did=+33612345678", b"daemon=" + address, b"from=+33145678901"))
+        connection, _ = server.accept()
+        with connection:
+            environment = agi.Environment.parse(received(connection, b"\n\n"))
+            assert environment.path == "stage"
+            inputs = agi.arguments(environment)
+            assert dict(inputs.values) == {"did": "+33612345678", "from": "+33145678901"}
+            assert inputs.ignored == ()
+            connection.sendall(b"GET FULL VARIABLE x\nSET VARIABLE ")
+            assert pbx.line() == b"GET FULL VARIABLE x\n"
+            pbx.send(b"200 result=1 (y)\n")
+            assert received(connection, b"\n") == b"200 result=1 (y)\n"
+            connection.sendall(b'ROUNDED_STATUS "STAGED"\n')
+            assert pbx.line() == b'SET VARIABLE ROUNDED_STATUS "STAGED"\n'
+            pbx.send(b"200 result=1\n")
+            received(connection, b"result=1\n")
+
+
+def says_unavailable(pbx: Pbx) -> None:
+    said = b""
+    for _ in range(2):
+        said += pbx.line()
+        pbx.send(b"200 result=1\n")
+    assert said == UNAVAILABLE
+
+
+def test_without_a_daemon_it_says_so_and_ends_at_once(pbx: Pbx) -> None:
+    with listening() as (_, address):
+        pass
+    start = time.monotonic()
+    with session():
+        pbx.send(block(b"did=1", b"daemon=" + address))
+        says_unavailable(pbx)
+    assert time.monotonic() - start < 0.5
+
+
+def silent(connection: socket.socket) -> None:
+    time.sleep(1)
+
+
+def closing(connection: socket.socket) -> None:
+    pass
+
+
+def resetting(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+
+@pytest.mark.parametrize("behave", [silent, closing, resetting])
+def test_a_daemon_that_says_nothing_is_none(
+    pbx: Pbx, behave: Callable[[socket.socket], None]
+) -> None:
+    start = time.monotonic()
+    with listening() as (server, address), session():
+        pbx.send(block(b"did=1", b"limit=0.3", b"daemon=" + address))
+        connection, _ = server.accept()
+        with connection:
+            received(connection, b"\n\n")
+            if behave is not silent:
+                behave(connection)
+                connection.close()
+            says_unavailable(pbx)
+    assert time.monotonic() - start < 1
+
+
+def test_what_a_daemon_has_said_stands_when_it_dies(pbx: Pbx) -> None:
+    with listening() as (server, address), session():
+        pbx.send(block(b"did=1", b"daemon=" + address))
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b'SET VARIABLE ROUNDED_NEXT "dial"\n')
+            assert pbx.line() == b'SET VARIABLE ROUNDED_NEXT "dial"\n'
+
+
+def test_an_asterisk_that_closes_ends_it(pbx: Pbx) -> None:
+    with listening() as (server, address), session():
+        pbx.send(block(b"did=1", b"daemon=" + address))
+        connection, _ = server.accept()
+        with connection:
+            received(connection, b"\n\n")
+            pbx.close()
+            assert connection.recv(1) == b""
+
+
+def test_a_block_without_an_end_is_passed_on_and_bounded(pbx: Pbx) -> None:
+    with listening() as (server, address), session():
+        pbx.send(block(b"did=1", b"daemon=" + address)[:-1])
+        pbx.close()
+        connection, _ = server.accept()
+        with connection:
+            assert received(connection, b"\n\n").endswith(b"agi_arg_1: did=1\n\n")
+
+
+@pytest.mark.parametrize("argument", [b"limit=soon", b"daemon=127.0.0.1:x", b"daemon=", b"limit="])
+def test_a_bad_argument_is_told(pbx: Pbx, argument: bytes) -> None:
+    pbx.send(block(b"did=1", argument))
+    with pytest.raises(ValueError, match=r"could not convert|invalid literal"):
+        rounded_agi.main()
