@@ -53,6 +53,7 @@ def test_a_caller_breaks_no_line_of_an_invite(
     [
         "+33612345678%0Ax",
         "+33612345678%40evil",
+        "0+33612345678",
         "+33699999999",
         "rounded-fallback",
         "rounded_bridge",
@@ -71,3 +72,20 @@ def test_a_number_that_is_no_did_of_ours_reaches_nothing(
     assert invite(did=did) >= 400
     assert lab.trunk.invites() == lab.phone.invites() == []
     assert lab.api.staged() == []
+
+
+def test_a_callers_channel_name_goes_nowhere(lab: Lab, served: Daemon) -> None:
+    """mod_sofia takes it from the caller, and originate hands it on past every other setting."""
+    invite(headers="X-FS-Channel-Name: theirs")
+    assert lab.trunk.invites()[0].headers("X-FS-Channel-Name") == []
+
+
+@pytest.mark.parametrize("where", ["name", "number"])
+@pytest.mark.parametrize("up", [True, False], ids=["to the agent", "to the fallback"])
+def test_a_callers_length_loses_no_call(lab: Lab, where: str, *, up: bool) -> None:
+    """Both stand in the INVITE twice, which must not outgrow what UDP carries."""
+    long = {"name": "N" * 40000} if where == "name" else {"from_user": "+" + "3" * 15000}
+    with daemon(lab.directory / "daemon", config(lab.api.url)) if up else nullcontext():
+        assert invite(**long) == 200  # type: ignore[arg-type]
+    [seen] = (lab.trunk if up else lab.phone).invites()
+    assert len(seen.text) < 1500  # an Ethernet's

@@ -11,6 +11,7 @@ import pytest
 from ..lab import sipp
 from ..lab.calls import NOISE, PHONE, TRUNK, Lab, ids
 from ..lab.daemon import Daemon, config, daemon
+from ..lab.dialog import line
 from ..lab.processes import end, wait_until
 
 
@@ -138,3 +139,17 @@ def test_a_second_pass_keeps_what_the_admin_had(lab: Lab, served: Daemon) -> Non
         wait_until(lambda: lab.notices("FALLBACK"), "the fallback", 20)
         lab.switch.cli("hupall")
     assert lab.notices("FALLBACK")[0].endswith(" kept=NORMAL_TEMPORARY_FAILURE//theirs")
+
+
+def test_a_caller_who_transfers_one_agent_to_another_gets_nobody(lab: Lab, served: Daemon) -> None:
+    """Two calls of one caller, tied together by a Replaces: the agents would talk for ever."""
+    with line() as ann:
+        first, second = ann.call(), ann.call()
+        tags = f"%3Bto-tag%3D{second.their_tag}%3Bfrom-tag%3D{second.tag}"
+        first.request("REFER", f"Refer-To: <sip:x@127.0.0.1?Replaces={second.id}{tags}>\r\n")
+        wait_until(lambda: any(m.startswith("NOTIFY") for m in first.received), "the NOTIFY")
+        time.sleep(0.3)
+    try:
+        wait_until(lambda: lab.switch.channels() == 0, "the agents' legs to end", 3)
+    finally:
+        lab.switch.cli("hupall")
