@@ -78,7 +78,8 @@ def test_a_late_close_resets_no_call_that_is_bridged(
     assert bye.sent
     assert bye.at - answered > 3.4
     # Whoever is reset hears nothing more: the caller's own side does not tell, the other one does.
-    assert [m.at > bye.at for m in lab.phone.received("BYE")[:1]] == [True]
+    # (Two SIPps' clocks: the one's BYE may seem to come before the other has sent it.)
+    assert [m.at > bye.at - 0.2 for m in lab.phone.received("BYE")[:1]] == [True]
     assert ids(lab.phone.invites()) == [[]]
     assert lab.trunk.invites() == []
     assert wait_of(caller, lab.phone.invites()[0]) < lab.switch.cap + NOISE
@@ -98,7 +99,7 @@ def test_a_late_close_resets_no_call_that_talks_to_the_agent(lab: Lab) -> None:
     bye = next(m for m in messages if m.first_line.startswith("BYE"))
     assert bye.sent
     assert bye.at - answered > 2.4
-    assert [m.at > bye.at for m in lab.trunk.received("BYE")[:1]] == [True]
+    assert [m.at > bye.at - 0.2 for m in lab.trunk.received("BYE")[:1]] == [True]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ..lab.calls import NOISE, PHONE, TRUNK, Lab, ids
 from ..lab.daemon import Daemon, config, daemon
 from ..lab.dialog import line
 from ..lab.processes import end, wait_until
+from ..lab.raw import invite
 
 
 @pytest.mark.parametrize("refusing", ["503 Service Unavailable"], indirect=True)
@@ -41,7 +42,8 @@ def test_the_admins_own_timer_still_ends_the_call(
 
 def test_what_the_admin_had_set_is_put_back(lab: Lab) -> None:
     lab.call(sipp.caller("70"))  # without a daemon: to the fallback
-    assert lab.notices("FALLBACK")[0].endswith(" kept=NORMAL_TEMPORARY_FAILURE//theirs")
+    kept = " kept=NORMAL_TEMPORARY_FAILURE/NORMAL_CLEARING/true/inline/their 'own'|one"
+    assert lab.notices("FALLBACK")[0].endswith(kept)
 
 
 @pytest.mark.flavours
@@ -76,6 +78,18 @@ def test_an_id_of_an_earlier_pass_is_not_sent_again(lab: Lab) -> None:
     lab.call(sipp.caller("73"))  # the admin's extension leads on with an id on the channel
     assert lab.trunk.invites() == []
     assert ids(lab.phone.invites()) == [[]]
+
+
+def test_a_did_of_an_earlier_pass_is_not_staged_again(lab: Lab, served: Daemon) -> None:
+    lab.call(sipp.caller("75"))
+    assert lab.api.staged() == []
+    assert lab.trunk.invites() == lab.phone.invites() == []
+
+
+def test_a_caller_id_of_the_admins_stays(lab: Lab, served: Daemon) -> None:
+    invite(did="76", name=r"Ann \"x\"", from_user="%7B")
+    (seen,) = lab.trunk.invites()
+    assert seen.headers("From")[0].startswith('"Theirs" <sip:42@')
 
 
 @pytest.mark.flavours
@@ -114,9 +128,12 @@ def test_a_leg_that_the_switch_dialled_gets_its_fallback_too(lab: Lab) -> None:
         lab.switch.cli("hupall")
 
 
-def test_a_caller_who_transfers_the_agent_gets_nobody(lab: Lab, served: Daemon) -> None:
+@pytest.mark.parametrize("target", ["600", "70", "rounded-fallback"])
+def test_a_caller_who_transfers_the_agent_gets_nobody(
+    lab: Lab, served: Daemon, target: str
+) -> None:
     end(lab.phone.process)
-    moving = sipp.callee(sipp.refer("600").replace("300", "2500", 1))
+    moving = sipp.callee(sipp.refer(target).replace("300", "2500", 1))
     with sipp.sipp(lab.directory, "phone", moving, PHONE) as phone:
         wait_until(phone.ready, "the phone to listen")
         _calls_the_phone(lab)
@@ -138,7 +155,7 @@ def test_a_second_pass_keeps_what_the_admin_had(lab: Lab, served: Daemon) -> Non
         lab.switch.cli(f"uuid_transfer {uuid} +33612345678 XML rounded_bridge")
         wait_until(lambda: lab.notices("FALLBACK"), "the fallback", 20)
         lab.switch.cli("hupall")
-    assert lab.notices("FALLBACK")[0].endswith(" kept=NORMAL_TEMPORARY_FAILURE//theirs")
+    assert "kept=NORMAL_TEMPORARY_FAILURE/NORMAL_CLEARING/" in lab.notices("FALLBACK")[0]
 
 
 def test_a_caller_who_transfers_one_agent_to_another_gets_nobody(lab: Lab, served: Daemon) -> None:

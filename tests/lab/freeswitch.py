@@ -19,7 +19,8 @@ EVENT_SOCKET = 8021
 SEEN = (
     "${rounded_status} reason=${rounded_reason} route=${rounded_route} agent=${rounded_agent_id} "
     "ms=${rounded_stage_ms} next=${rounded_next} id=${rounded_call_id} "
-    "kept=${continue_on_fail}/${hangup_after_bridge}/${force_transfer_context}"
+    "kept=${continue_on_fail}/${hangup_after_bridge}/${sip_copy_custom_headers}/"
+    "${force_transfer_dialplan}/${force_transfer_context}"
 )
 _FIELD = '<condition field="destination_number" expression="{}">'
 
@@ -53,7 +54,10 @@ PUBLIC = f"""<include>
         "kept",
         "^70$",
         "set continue_on_fail=NORMAL_TEMPORARY_FAILURE",
-        "set force_transfer_context=theirs",
+        "set hangup_after_bridge=NORMAL_CLEARING",
+        "set sip_copy_custom_headers=true",
+        "set force_transfer_dialplan=inline",
+        "set force_transfer_context=their 'own'|one",
         "transfer +33612345678 XML public",
     )
 }
@@ -74,6 +78,16 @@ PUBLIC = f"""<include>
         "sched_transfer +3 +33611111111 XML rounded_bridge",
         "set rounded_cap_id=${last_sched_id}",
         "transfer +33611111111 XML rounded_bridge",
+    )
+}
+{_extension("again", "^75$", "set rounded_in_did=+33612345678", "transfer 999 XML public")}
+{
+    _extension(
+        "named",
+        "^76$",
+        "set effective_caller_id_name=Theirs",
+        "set effective_caller_id_number=42",
+        "transfer +33612345678 XML public",
     )
 }
 {_extension("wrong", "^72$", "set rounded_next=dial", "transfer 900 XML rounded_bridge")}
