@@ -39,6 +39,10 @@ _INBOUND = (
     "     same => n,Hangup()",
 )
 
+_NO_REFER = (
+    'In the SIP profile of your callers: <param name="disable-transfer" value="true"/>, or a REFER of',
+    "    theirs can make FreeSWITCH dial anything, past every dialplan.",
+)
 _FREEPBX = ("extensions_custom.conf", "pjsip.endpoint_custom_post.conf")
 
 ABOUT = {
@@ -86,6 +90,7 @@ ABOUT = {
         ),
         reload=('fs_cli -x "reloadxml"', 'fs_cli -x "sofia profile external rescan"'),
         left=(
+            *_NO_REFER,
             "Let no SIP profile, gateway or user have one of our contexts: rounded_bridge and",
             "    rounded_after",
         ),
@@ -95,6 +100,8 @@ ABOUT = {
         files=("rounded_after.xml", "rounded_bridge.xml", "public.xml"),
         reload=(),
         left=(
+            *_NO_REFER,
+            "    In FusionPBX: Advanced > SIP Profiles > external > Settings",
             "Accounts > Gateways: a gateway of the profile external with the platform's address.",
             "    trunk.name in config.yml is its UUID: the id in the address of its page.",
             "Dialplan > Dialplan Manager > Add, three times: name and context as below, order 0,",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 
 from ..lab.calls import Lab, ids
 from ..lab.daemon import Daemon, config, daemon
+from ..lab.dialog import line
+from ..lab.freeswitch import CARRIERS_PORT
+from ..lab.processes import wait_until
 from ..lab.raw import invite
 
 TOUCHED = Path("/tmp/rounded-pbx-was-here")
@@ -72,6 +76,30 @@ def test_a_number_that_is_no_did_of_ours_reaches_nothing(
     assert invite(did=did) >= 400
     assert lab.trunk.invites() == lab.phone.invites() == []
     assert lab.api.staged() == []
+
+
+REFERS = {
+    "an address": "900@127.0.0.4:5090",
+    "an extension": "x,loopback/900/default,sofia/carriers/y@127.0.0.4:5091",
+    "a gateway": "x,sofia/gateway/rounded/+19005550199,sofia/carriers/y@127.0.0.4:5091",
+}
+
+
+@pytest.mark.parametrize("target", REFERS.values(), ids=REFERS)
+def test_a_callers_refer_reaches_nothing_with_disable_transfer(
+    lab: Lab, served: Daemon, target: str
+) -> None:
+    """At a Replaces that it does not know, mod_sofia asks no dialplan: only this helps."""
+    replaces = "Replaces=zz%3Bto-tag%3Da%3Bfrom-tag%3Db"
+    with line(CARRIERS_PORT) as ann:
+        call = ann.call()
+        call.request("REFER", f"Refer-To: <sip:{target}?{replaces}>\r\n")
+        wait_until(lambda: [m for m in call.received if "CSeq: 2 REFER" in m], "an answer")
+        time.sleep(0.5)
+    answers = [m.partition("\r")[0] for m in call.received if "CSeq: 2 REFER" in m]
+    assert answers == ["SIP/2.0 405 Method Not Allowed"]
+    assert ids(lab.trunk.invites()) == [lab.api.ids()]
+    assert lab.phone.invites() == []
 
 
 def test_a_callers_channel_name_goes_nowhere(lab: Lab, served: Daemon) -> None:

@@ -78,13 +78,14 @@ class Call:
 class Line:
     """A socket with the calls on it."""
 
-    def __init__(self, wire: socket.socket) -> None:
+    def __init__(self, wire: socket.socket, port: int) -> None:
+        self._port = port
         self.calls: dict[str, Call] = {}
         self.here = f"{CALLER}:{wire.getsockname()[1]}"
         self._wire = wire
 
     def send(self, text: str) -> None:
-        self._wire.sendto(text.encode(), (PBX, 5060))
+        self._wire.sendto(text.encode(), (PBX, self._port))
 
     def call(self, headers: str = "", name: str = "Ann", user: str = "+33145678901") -> Call:
         """Place a call, and wait until it is answered or refused."""
@@ -102,10 +103,11 @@ class Line:
 
 
 @contextlib.contextmanager
-def line() -> Iterator[Line]:
+def line(port: int = 5060) -> Iterator[Line]:
+    """A caller who calls that port of the switch's."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
         wire.bind((CALLER, 0))
-        opened = Line(wire)
+        opened = Line(wire, port)
         reader = threading.Thread(target=opened.read, daemon=True)
         reader.start()
         yield opened

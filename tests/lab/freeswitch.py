@@ -34,6 +34,15 @@ def _extension(name: str, expression: str, *actions: str) -> str:
     return f'<extension name="{name}">{condition}\n{lines}</condition></extension>\n'
 
 
+# A profile for callers alone, as the README has it.
+CARRIERS_PORT = 5061
+CARRIERS = re.sub(
+    "(?s)  <gateways>.*</gateways>\n", "", PROFILE.format(host=PBX, port=CARRIERS_PORT)
+)
+CARRIERS = CARRIERS.replace("external", "carriers").replace(
+    "  </settings>", '    <param name="disable-transfer" value="true"/>\n  </settings>'
+)
+
 # The admin's own extensions before ours: they set things of theirs and go on into ours.
 PUBLIC = f"""<include>
 <context name="public">
@@ -168,6 +177,7 @@ def files(directory: Path) -> dict[str, str]:
     return {
         "autoload_configs/cdr_csv.conf.xml": CDR.format(directory / "log"),
         "sip_profiles/external.xml": PROFILE.format(host=PBX, port=5060),
+        "sip_profiles/carriers.xml": CARRIERS,
         "dialplan/public.xml": PUBLIC,
         "dialplan/default.xml": DEFAULT,
         # Between the marks that --install puts around them.
