@@ -40,8 +40,8 @@ _INBOUND = (
 )
 
 _NO_REFER = (
-    'In the SIP profile of your callers: <param name="disable-transfer" value="true"/>, or a REFER of',
-    "    theirs can make FreeSWITCH dial anything, past every dialplan.",
+    'In the SIP profile of your callers: <param name="disable-transfer" value="true"/>, or a',
+    "    REFER of theirs can make FreeSWITCH dial anything, past every dialplan.",
 )
 _FREEPBX = ("extensions_custom.conf", "pjsip.endpoint_custom_post.conf")
 
