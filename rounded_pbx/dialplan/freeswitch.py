@@ -121,7 +121,8 @@ def _bridge(facts: Facts) -> str:
         ),
         ring=marked_xml(
             '        <action application="set" data="rounded_options=originate_timeout='
-            f'{facts.trunk.ring}"/>',
+            f"{facts.trunk.ring},outbound_redirect_fatal=true,deny_refer_requests=true,"
+            'rounded_leg=agent,force_transfer_context=rounded_after,force_transfer_dialplan=XML"/>',
             "seconds that the agent may ring",
         ),
         trunk=facts.trunk.name,

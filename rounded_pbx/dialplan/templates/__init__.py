@@ -27,4 +27,4 @@ def marked(line: str, comment: str, *, column: int = 60) -> str:
 
 def marked_xml(line: str, comment: str, *, column: int = 90) -> str:
     """A line of FreeSWITCH's that an admin without a configuration changes."""
-    return f"{line:<{column}}<!-- <<< {comment} -->"
+    return f"{line.ljust(max(column, len(line) + 2))}<!-- <<< {comment} -->"
