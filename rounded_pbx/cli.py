@@ -261,6 +261,9 @@ def dialplan(
         bool, typer.Option("--diff", help="Show what --install would change; exit status 1 if any.")
     ] = False,
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Take it out again.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="And let the switch read it: over AMI, ESL, fwconsole.")
+    ] = False,
     folder: Annotated[
         Path | None,
         typer.Option(help="The switch's configuration; else /etc/asterisk or /etc/freeswitch."),
@@ -278,6 +281,8 @@ def dialplan(
     from .dialplan.install import to_install, to_uninstall
     from .dialplan.rendering import render
 
+    if reload and not (install or uninstall):
+        raise typer.BadParameter("--reload goes with --install or --uninstall")
     if install + diff + uninstall > 1:
         raise typer.BadParameter("expected at most one of --install, --diff and --uninstall")
     try:
@@ -295,7 +300,8 @@ def dialplan(
     if uninstall and where is not None:
         plan = to_uninstall(flavour, where)
         cli_dialplan.say_problems(plan.problems, err)
-        cli_dialplan.make(plan, flavour, where, None, out, err)
+        reader = cli_dialplan.reader(flavour, _load(config)[1]) if reload else None
+        cli_dialplan.make(plan, flavour, where, None, reader, out, err)
         return
     _, settings = _load(config)
     rendered = render(flavour, settings)
@@ -311,7 +317,8 @@ def dialplan(
     if diff:
         cli_dialplan.differences(plan, out)
     else:
-        cli_dialplan.make(plan, flavour, where, rendered, out, err)
+        reader = cli_dialplan.reader(flavour, settings) if reload else None
+        cli_dialplan.make(plan, flavour, where, rendered, reader, out, err)
 
 
 @app.command()

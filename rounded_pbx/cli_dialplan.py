@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import difflib
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .config import Config
+from .config_secrets import Ami, Esl
+from .control import Control
 from .dialplan.flavours import ABOUT, About, Flavour
 from .dialplan.install import BACKUP, Change, Plan, apply, sweep
 from .dialplan.rendering import Rendered
+from .errors import SwitchError
 
 
 def say_problems(problems: Sequence[str], err: Console) -> None:
@@ -57,10 +63,14 @@ def make(
     flavour: Flavour,
     folder: Path,
     rendered: Rendered | None,
+    read: Callable[[], None] | None,
     out: Console,
     err: Console,
 ) -> None:
-    """Make the changes, saying each; then what is left to be done. ``None``: to uninstall."""
+    """Make the changes, saying each; then what is left to be done.
+
+    ``rendered`` is None to uninstall; ``read`` lets the switch read what has changed.
+    """
     about = ABOUT[flavour]
     with contextlib.suppress(OSError):  # the changes, if there are some, will say it better
         sweep(flavour, folder)
@@ -79,7 +89,74 @@ def make(
         out.print(f"What was there before stands beside each, with the ending {BACKUP}")
     if rendered is not None:
         _say_left(about, rendered, out)
-    _say_reload(about, out)
+    if read is None:
+        _say_reload(about, out)
+        return
+    try:
+        read()
+    except (OSError, SwitchError) as error:
+        err.print(f"[bold red]error[/] not read yet: {escape(str(error))}", soft_wrap=True)
+        _say_reload(about, err)
+        raise typer.Exit(1) from None
+    out.print("[green]read[/] by the switch")
+
+
+def reader(flavour: Flavour, config: Config) -> Callable[[], None]:
+    """What lets the switch read its configuration; exit status 2 if it cannot be known how."""
+    if flavour is Flavour.FREEPBX:
+        return _fwconsole
+    try:
+        control = switch_of(flavour, config)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--reload") from None
+    return lambda: asyncio.run(_reload(control()))
+
+
+def switch_of(flavour: Flavour, config: Config) -> Callable[[], Control]:
+    """The switch to log in to; made inside the loop that uses it.
+
+    Raises:
+        ValueError: the configuration does not say how, or the secret cannot be read.
+    """
+    if flavour is Flavour.FREESWITCH:
+        esl = config.freeswitch.esl
+        if esl is None:
+            raise ValueError(
+                "freeswitch.esl is missing: expected how to log in to the event socket"
+            )
+        password = esl.read_secret().get_secret_value()
+        return lambda: _freeswitch(esl, password)
+    ami = config.asterisk.ami
+    if ami is None:
+        raise ValueError("asterisk.ami is missing: expected how to log in to Asterisk's manager")
+    secret = ami.read_secret().get_secret_value()
+    return lambda: _asterisk(ami, secret)
+
+
+def _asterisk(ami: Ami, secret: str) -> Control:
+    from .control.asterisk import Asterisk
+
+    return Asterisk(ami.address, ami.username, secret)
+
+
+def _freeswitch(esl: Esl, password: str) -> Control:
+    from .control.freeswitch import FreeSwitch
+
+    return FreeSwitch(esl.address, password)
+
+
+async def _reload(control: Control) -> None:
+    await control.log_in()
+    try:
+        await control.reload()
+    finally:
+        await control.close()
+
+
+def _fwconsole() -> None:
+    ran = subprocess.run(["fwconsole", "reload"], capture_output=True, text=True, check=False)  # noqa: S607
+    if ran.returncode:
+        raise OSError(f"fwconsole reload: {(ran.stderr or ran.stdout).strip()[-300:]}")
 
 
 def _done(change: Change) -> str:

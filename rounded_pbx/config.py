@@ -18,9 +18,9 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from .call import Direction, Switch, Wait
 from .config_checks import cross_checks, explain
+from .config_secrets import Account, Ami, Esl, KeyUnknownHere
 from .config_types import (
     HOST_AND_PORT,
-    NAME,
     Address,
     Allowed,
     AsteriskTarget,
@@ -36,6 +36,7 @@ from .config_types import (
     Network,
     Number,
     Seconds,
+    Section,
     Uuid,
     VariableName,
     VariableValue,
@@ -56,65 +57,6 @@ LOOPBACK: tuple[Network, ...] = (
 )
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-_EnvironmentName = Annotated[
-    str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
-]
-_CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
-
-
-class Account(_Section):
-    """Where an API key comes from: exactly one of a file, the environment, a credential.
-
-    ``credential`` is the name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``.
-    """
-
-    key_file: Path | None = None
-    key_env: _EnvironmentName | None = None
-    credential: _CredentialName | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [name for name, value in self if value is not None]
-        if len(given) != 1:
-            raise ValueError("needs exactly one of key_file, key_env and credential")
-        return self
-
-    def read_key(self) -> SecretStr:
-        """The key.
-
-        Raises:
-            ValueError: it cannot be read, or is none; the message never repeats it.
-        """
-        if self.key_env is not None:
-            source, key = "the environment variable of key_env", os.environ.get(self.key_env)
-            if key is None:
-                raise ValueError(f"{source} is not set")
-        else:
-            directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-            path = self.key_file or Path(directory, str(self.credential))
-            if self.key_file is None and not directory:
-                raise KeyUnknownHere(f"{self.credential} is known to the systemd service only")
-            source = str(path)
-            try:
-                key = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                what = getattr(error, "strerror", None) or "is not text"
-                if path.is_relative_to("/run/credentials") and not directory:
-                    raise KeyUnknownHere(f"{source} exists for the systemd service only") from None
-                raise ValueError(f"{source}: {what}") from None
-        if not re.fullmatch(r"[!-~]{1,512}", key.strip()):
-            raise ValueError(f"{source} holds no API key: expected one line of visible ASCII")
-        return SecretStr(key.strip())
-
-
-class KeyUnknownHere(ValueError):
-    """The key is a systemd credential, and this process is not the service that gets it."""
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -122,7 +64,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Api(_Section):
+class Api(Section):
     """How the Rounded API is reached.
 
     ``warm`` connections are open at any time; every ``probe_interval`` seconds each one that
@@ -169,7 +111,7 @@ class Api(_Section):
         return value
 
 
-class Calls(_Section):
+class Calls(Section):
     """What holds for every call; ``deadline`` is in seconds, from accept to the last reply."""
 
     deadline: Seconds = Field(default=1.5, ge=0.2, le=30.0)
@@ -180,7 +122,7 @@ class Calls(_Section):
     default_on_failure: Next = Next.DIAL
 
 
-class Numbers(_Section):
+class Numbers(Section):
     """How numbers are read, and what stands for a caller who shows none."""
 
     country: Country | None = None
@@ -197,14 +139,14 @@ def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-class Fallback(_Section):
+class Fallback(Section):
     """Where a call goes that the agent does not take, in each switch's own notation."""
 
     asterisk: AsteriskTarget | None = None
     freeswitch: FreeSwitchTarget | None = None
 
 
-class RouteSection(_Section):
+class RouteSection(Section):
     """A route as it is written; ``to_route`` fills in what ``calls`` and ``numbers`` say."""
 
     name: Name
@@ -242,7 +184,7 @@ class RouteSection(_Section):
         )
 
 
-class Trunk(_Section):
+class Trunk(Section):
     """The SIP trunk to the platform, for the dialplans; the daemon has no use of it.
 
     ``host`` is an IPv4 address or a name, with a port or without; ``match`` where the platform
@@ -265,7 +207,7 @@ class Trunk(_Section):
         return self.host.partition(":")[0]
 
 
-class Listening(_Section):
+class Listening(Section):
     """A listener for switches: only a source in ``allow`` is served; ``off`` does not listen."""
 
     listen: Listen
@@ -307,19 +249,21 @@ class Outbound(Listening):
     listen: Listen = Address("127.0.0.1", 8084)
 
 
-class AsteriskSection(_Section):
-    """The Asterisk side."""
+class AsteriskSection(Section):
+    """The Asterisk side; ``ami`` is how the doctor and the installer ask it."""
 
     fastagi: FastAgi = FastAgi()
+    ami: Ami | None = None
 
 
-class FreeSwitchSection(_Section):
-    """The FreeSWITCH side."""
+class FreeSwitchSection(Section):
+    """The FreeSWITCH side; ``esl`` is how the doctor and the installer ask it."""
 
     outbound: Outbound = Outbound()
+    esl: Esl | None = None
 
 
-class Config(_Section):
+class Config(Section):
     """The whole configuration."""
 
     accounts: dict[Name, Account]

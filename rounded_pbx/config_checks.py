@@ -32,7 +32,7 @@ _KINDS = {
     "tuple_type": "is not a list",
 }
 # Values are shown only where no key can stand in them, and never more than this.
-_KEYS_STAND_IN = "accounts"
+_KEYS_STAND_IN = {"accounts", "ami", "esl"}
 _LONGEST_VALUE = 60
 
 
@@ -127,7 +127,7 @@ def explain(model: type[pydantic.BaseModel], error: Any) -> tuple[Loc, str]:
 
 def _shown(loc: Loc, value: object) -> str:
     """A value for a message, where it can be no secret and is a plain one."""
-    if not loc or loc[0] == _KEYS_STAND_IN or not isinstance(value, str | int | float):
+    if not loc or _KEYS_STAND_IN.intersection(loc) or not isinstance(value, str | int | float):
         return ""
     return ": " + repr(value)[:_LONGEST_VALUE]
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pydantic
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
 from .call import HEADER_NAME, VARIABLE_NAME
@@ -22,6 +23,12 @@ DID = re.compile(r"\*|[+]?[A-Za-z0-9_.-]{1,40}\*?")
 # Goto's own notation; a comma separates, nothing here can be expanded or end an argument.
 _ASTERISK_TARGET = r"[A-Za-z0-9_.+*#@-]{1,80}(?:,[A-Za-z0-9_.+*#@-]{1,80}){2}"
 _FREESWITCH_TARGET = r"[A-Za-z0-9_.+*#-]+ XML [A-Za-z0-9_.-]+"
+
+
+class Section(pydantic.BaseModel):
+    """A section of the configuration: frozen, and what it does not know is a mistake."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 def as_text(value: object) -> object:
@@ -124,6 +131,7 @@ Matched = Annotated[
     matching(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,253}(?:/[0-9]{1,3})?", "an address, network or name"),
 ]
 Uuid = Annotated[str, AfterValidator(_uuid)]
+PlainAddress = Annotated[Address, PlainValidator(parse_address)]
 Listen = Annotated[Address | None, PlainValidator(_listen)]
 Allowed = Annotated[Network, PlainValidator(_network)]
 VariableName = Annotated[Text, matching(VARIABLE_NAME, "the name of a variable")]

@@ -21,7 +21,8 @@ import trustme
 from hypothesis import HealthCheck, settings
 from starlette.types import Receive, Scope, Send
 
-from rounded_pbx.config import Account, Api, Config
+from rounded_pbx.config import Api, Config
+from rounded_pbx.config_secrets import Account
 from rounded_pbx.config_types import Address
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
 from rounded_pbx.staging import StagingRequest

@@ -326,3 +326,30 @@ def test_a_change_that_fails_halfway_says_where(etc: Path, monkeypatch: pytest.M
     assert failed.exit_code == 1
     assert f"{etc}/extensions_rounded.conf: No space left on device" in failed.output
     assert "the same command goes on from there" in failed.output
+
+
+def test_a_reload_needs_to_know_how_before_anything_is_written(etc: Path) -> None:
+    there = ["dialplan", "asterisk", "--folder", str(etc), "--reload"]
+    for flavour, option in (("asterisk", "asterisk.ami"), ("freeswitch", "freeswitch.esl")):
+        (etc / "dialplan/public").mkdir(parents=True, exist_ok=True)
+        (etc / "sip_profiles/external").mkdir(parents=True, exist_ok=True)
+        refused = run("dialplan", flavour, "--folder", str(etc), "--install", "--reload")
+        assert refused.exit_code == 2
+        assert f"{option} is missing: expected how to log" in " ".join(refused.output.split())
+    assert "--reload goes with --install" in " ".join(run(*there).output.split())
+    assert not (etc / "extensions_rounded.conf").exists()
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_freepbx_is_reloaded_with_its_own_command(
+    etc: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    fwconsole = etc / "fwconsole"
+    fwconsole.write_text(f'#!/bin/sh\necho "$@" > {etc}/asked\necho broken >&2\nexit {status}\n')
+    fwconsole.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{etc}:{os.environ['PATH']}")
+    done = run("dialplan", "freepbx", "--folder", str(etc), "--install", "--reload")
+    assert done.exit_code == status
+    assert (etc / "asked").read_text() == "reload\n"
+    assert ("fwconsole reload: broken" in done.output) is bool(status)
+    assert ("read by the switch" in done.output) is not bool(status)

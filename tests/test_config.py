@@ -86,6 +86,30 @@ asterisk: {{fastagi: {{listen: "[::1]:4573", allow: [127.0.0.0/8, "::1"]}}}}
     assert config.numbers.policy.malformed == "+33000000000"  # as the withheld ones
 
 
+def test_how_a_switch_is_logged_in_to(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = path.parent / "secret"
+    secret.write_text("hush\n")
+    text = (
+        f"asterisk: {{ami: {{username: me, secret_file: {secret}}}}}\n"
+        "freeswitch: {esl: {address: '192.0.2.1:9', secret_env: ESL}}\n"
+    )
+    config = loaded(path, ROUTE + text)
+    ami, esl = config.asterisk.ami, config.freeswitch.esl
+    assert ami is not None
+    assert esl is not None
+    assert (str(ami.address), ami.username, str(esl.address)) == (
+        "127.0.0.1:5038",
+        "me",
+        "192.0.2.1:9",
+    )
+    assert ami.read_secret().get_secret_value() == "hush"
+    with pytest.raises(ValueError, match="the environment variable of secret_env is not set"):
+        esl.read_secret()
+    monkeypatch.setenv("ESL", "a b")
+    with pytest.raises(ValueError, match=r"holds no secret: expected one line of visible ASCII$"):
+        esl.read_secret()
+
+
 def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> None:
     config = loaded(path, ROUTE)
     route = only_route(config)
@@ -131,6 +155,13 @@ MISTAKES = [
     (ACCOUNT + "api:\n  base_url: http://x.example\n", 3, "API key in clear; expected https://"),
     (ACCOUNT + "trunk:\n  name: rounded\n", 2, "trunk.host is missing"),
     (ACCOUNT + "trunk:\n  host: a b\n", 3, "'a b' is not a host name or IPv4 address"),
+    (ACCOUNT + "trunk:\n  host: a\n  ring: 0\n", 4, "ring: 0"),
+    (ACCOUNT + "trunk:\n  host: a\n  match: [a;b]\n", 4, "'a;b' is not an address, network or"),
+    (ACCOUNT + "trunk:\n  host: a\n  transfers: {6a: {}}\n", 4, "'6a' is not an extension"),
+    (ACCOUNT + "asterisk:\n  ami: {username: a}\n", 3, "exactly one of secret_file, secret_env"),
+    (ACCOUNT + "asterisk:\n  ami: {secret_env: A}\n", 3, "asterisk.ami.username is missing"),
+    (ACCOUNT + "freeswitch:\n  esl: {secret_env: A, address: x}\n", 3, "'x' is not an address"),
+    (ACCOUNT + "freeswitch:\n  esl: {secret: hush}\n", 3, "did you mean secret_env?"),
     (FASTAGI + "listen: 127.0.0.1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
     (FASTAGI + "listen: localhost:1\n", 4, "not an address and a port, such as 127.0.0.1:4573"),
     (FASTAGI + "listen: 1.2.3.4:70000\n", 4, "not an address and a port, such as 127.0.0.1:4573"),

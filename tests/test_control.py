@@ -581,6 +581,7 @@ async def obliging(peer: Peer) -> None:
             "api version": "FreeSWITCH Version 1.11.2",
             "api module_exists": "true",
             "api reloadxml": "+OK [Success]\n",
+            "api sofia profile external rescan": "Reload XML [Success]\n+OK scan complete\n",
         }
         text = next((text for start, text in texts.items() if start in request), "")
         await peer.send(peer.reply(request, text))

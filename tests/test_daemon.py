@@ -11,7 +11,6 @@ import pytest
 from rounded_pbx import daemon
 from rounded_pbx.call import Switch
 from rounded_pbx.config import (
-    Account,
     Api,
     AsteriskSection,
     Calls,
@@ -22,6 +21,7 @@ from rounded_pbx.config import (
     Outbound,
     RouteSection,
 )
+from rounded_pbx.config_secrets import Account
 from rounded_pbx.config_types import Address
 
 from .helpers import AGENT, KEY, sandbox

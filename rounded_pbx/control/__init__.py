@@ -41,7 +41,7 @@ class Control(Protocol):
         ...
 
     async def reload(self) -> None:
-        """Read the dialplan again."""
+        """Read the dialplan and the trunk again."""
         ...
 
     async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:

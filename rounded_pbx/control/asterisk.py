@@ -25,6 +25,7 @@ from ..errors import CommandFailed, LoginRefused, SwitchUnreachable
 from . import said, word
 
 _SECRET = re.compile(r"[ -~]{1,128}")
+_HOLD_CONFIGURATION = ("res_pjsip", "chan_sip", "pbx_config")
 #: Bytes that the manager may send from one action to the next.
 _LIMIT = 64 * 1024
 
@@ -169,9 +170,11 @@ class Asterisk:
         return frozenset(found)
 
     async def reload(self) -> None:
-        """Reload pbx_config, which holds the dialplan."""
+        """Reload what holds the dialplan and the trunks, of that what is loaded."""
+        names = [name for name in _HOLD_CONFIGURATION if name in await self.loaded([name])]
         async with self._within(self._timeout):
-            await self._act("Reload", Module="pbx_config.so")
+            for name in names:
+                await self._act("Reload", Module=f"{name}.so")
 
     async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:
         """A call over a Local channel into a context; our side of it waits."""

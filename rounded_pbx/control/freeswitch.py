@@ -182,10 +182,14 @@ class FreeSwitch:
         return await self._within(self._timeout, ask)
 
     async def reload(self) -> None:
-        """``reloadxml``."""
+        """``reloadxml``, and the gateways of the profile ``external`` that are new."""
         reply = await self._within(self._timeout, lambda: self._api("reloadxml"))
         if reply != "+OK [Success]":  # what is wrong with the XML comes after an +OK, too
             raise CommandFailed(f"reloadxml: {said(reply)}")
+        rescan = "sofia profile external rescan"
+        reply = await self._within(self._timeout, lambda: self._api(rescan))
+        if "+OK scan complete" not in reply:  # what is wrong comes before it, or without an -ERR
+            raise CommandFailed(f"{rescan}: {said(reply)}")
 
     async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:
         """A call over mod_loopback into a context, parked on our side."""

@@ -1,0 +1,111 @@
+"""Where the configuration's secrets come from: they never stand in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Self
+
+import pydantic
+from pydantic import SecretStr
+
+from .config_types import NAME, Address, Name, PlainAddress, Section, matching
+
+_EnvironmentName = Annotated[
+    str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
+]
+_CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
+
+
+class KeyUnknownHere(ValueError):
+    """The key is a systemd credential, and this process is not the service that gets it."""
+
+
+class Account(Section):
+    """Where an API key comes from: exactly one of a file, the environment, a credential.
+
+    ``credential`` is the name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``.
+    """
+
+    key_file: Path | None = None
+    key_env: _EnvironmentName | None = None
+    credential: _CredentialName | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "key_file", "key_env", "credential")
+        return self
+
+    def read_key(self) -> SecretStr:
+        """The key.
+
+        Raises:
+            ValueError: it cannot be read, or is none; the message never repeats it.
+        """
+        return _read("API key", self.key_file, "key_env", self.key_env, self.credential)
+
+
+class _Login(Section):
+    """How the doctor and the installer log in to a switch; the daemon never does."""
+
+    address: PlainAddress
+    secret_file: Path | None = None
+    secret_env: _EnvironmentName | None = None
+    credential: _CredentialName | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, "secret_file", "secret_env", "credential")
+        return self
+
+    def read_secret(self) -> SecretStr:
+        """The secret.
+
+        Raises:
+            ValueError: it cannot be read, or is none; the message never repeats it.
+        """
+        return _read("secret", self.secret_file, "secret_env", self.secret_env, self.credential)
+
+
+class Ami(_Login):
+    """Asterisk's manager interface; ``username`` is the section of manager.conf."""
+
+    address: PlainAddress = Address("127.0.0.1", 5038)
+    username: Name
+
+
+class Esl(_Login):
+    """FreeSWITCH's event socket."""
+
+    address: PlainAddress = Address("127.0.0.1", 8021)
+
+
+def _exactly_one(section: Section, *names: str) -> None:
+    if sum(getattr(section, name) is not None for name in names) != 1:
+        raise ValueError(f"needs exactly one of {names[0]}, {names[1]} and {names[2]}")
+
+
+def _read(
+    what: str, file: Path | None, option: str, variable: str | None, credential: str | None
+) -> SecretStr:
+    if variable is not None:
+        source, secret = f"the environment variable of {option}", os.environ.get(variable)
+        if secret is None:
+            raise ValueError(f"{source} is not set")
+    else:
+        directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+        path = file or Path(directory, str(credential))
+        if file is None and not directory:
+            raise KeyUnknownHere(f"{credential} is known to the systemd service only")
+        source = str(path)
+        try:
+            secret = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            said = getattr(error, "strerror", None) or "is not text"
+            if path.is_relative_to("/run/credentials") and not directory:
+                raise KeyUnknownHere(f"{source} exists for the systemd service only") from None
+            raise ValueError(f"{source}: {said}") from None
+    if not re.fullmatch(r"[!-~]{1,512}", secret.strip()):
+        raise ValueError(f"{source} holds no {what}: expected one line of visible ASCII")
+    return SecretStr(secret.strip())
