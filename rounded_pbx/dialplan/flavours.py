@@ -104,8 +104,9 @@ ABOUT = {
             "    In FusionPBX: Advanced > SIP Profiles > external > Settings",
             "Accounts > Gateways: a gateway of the profile external with the platform's address.",
             "    trunk.name in config.yml is its UUID: the id in the address of its page.",
-            "Dialplan > Dialplan Manager > Add, three times: name and context as below, order 0,",
-            "    domain Global, any condition. Save, then open it, press XML, paste, save.",
+            "Dialplan > Dialplan Manager > Add, three times: name and context as below, order 1,",
+            "    domain Global, any condition. Save, open it, press XML, paste, save there, and never",
+            "    press Save on its own page again: that writes the XML anew from the page.",
         ),
     ),
 }
