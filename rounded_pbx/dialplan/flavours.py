@@ -105,8 +105,8 @@ ABOUT = {
             "Accounts > Gateways: a gateway of the profile external with the platform's address.",
             "    trunk.name in config.yml is its UUID: the id in the address of its page.",
             "Dialplan > Dialplan Manager > Add, three times: name and context as below, order 1,",
-            "    domain Global, any condition. Save, open it, press XML, paste, save there, and never",
-            "    press Save on its own page again: that writes the XML anew from the page.",
+            "    domain Global, any condition. Save, open it, press XML, paste, save there. Never",
+            "    press Save on its own page after that: it writes the XML anew from the page.",
         ),
     ),
 }
