@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from ..config_types import Address
+from ..dialplan.flavours import Flavour
 from .private import PrivateSwitch, follow
 from .stage import Stage
-from .switches import RealSwitch, Switch, callees, examples, free_address
+from .switches import RealSwitch, Switch, callees, free_address, written
 
 #: Where ``scripts/unpack`` unpacks: ``asterisk-22/asterisk``.
 CACHE = "ROUNDED_PBX_CACHE"
@@ -177,25 +178,20 @@ _VARIABLES = re.compile(r"^\[([0-9.]+)\].*Executing Application: \(MSet\) Option
 
 @contextlib.asynccontextmanager
 async def real(stage: Stage, binary: Path, folder: Path, fastagi: Address) -> AsyncIterator[Switch]:
-    """A real Asterisk on the drop-in files, with their addresses changed to the scene's.
+    """A real Asterisk on the dialplan that we write.
 
     Raises:
         OSError: it does not boot.
     """
     sip = free_address(socket.SOCK_DGRAM)
     async with callees(stage) as (agent, phone):
-        dialplan = (examples() / "asterisk/extensions_rounded.conf").read_text()
-        trunk = (examples() / "asterisk/pjsip_rounded.conf").read_text()
-        # The carrier and the platform have one address here; the platform never calls.
-        trunk = trunk.replace("match=sip.example.net", "match=192.0.2.1")
         asterisk = PrivateAsterisk(
             binary,
             folder,
             {
                 "extensions.conf": _EXTENSIONS,
-                "extensions_rounded.conf": dialplan.replace("127.0.0.1:4573", str(fastagi)),
                 "pjsip.conf": _PJSIP.format(switch=sip, phone=phone),
-                "pjsip_rounded.conf": trunk.replace("sip:sip.example.net", f"sip:{agent}"),
+                **written(Flavour.ASTERISK, fastagi, agent),
             },
         )
         try:

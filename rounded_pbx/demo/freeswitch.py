@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from ..config_types import Address
+from ..dialplan.flavours import Flavour
 from ..protocol import esl
 from .private import PrivateSwitch, follow
 from .stage import Stage
-from .switches import RealSwitch, Switch, callees, examples, free_address
+from .switches import RealSwitch, Switch, callees, free_address, written
 
 #: Names a FreeSWITCH that is not on PATH.
 BINARY = "FREESWITCH"
@@ -190,25 +191,20 @@ _EXECUTING = re.compile(
 async def real(
     stage: Stage, binary: Path, folder: Path, outbound: Address
 ) -> AsyncIterator[Switch]:
-    """A real FreeSWITCH on the drop-in files, with their addresses changed to the scene's.
+    """A real FreeSWITCH on the dialplan that we write.
 
     Raises:
         OSError: it does not start.
     """
     sip = free_address(socket.SOCK_DGRAM)
-    ours = examples() / "freeswitch"
-    public = (ours / "dialplan/public/00_rounded.xml").read_text()
-    trunk = (ours / "sip_profiles/external/rounded.xml").read_text()
     async with callees(stage) as (agent, phone):
         freeswitch = PrivateFreeSwitch(
             binary,
             folder,
             {
                 "sip_profiles/external.xml": PROFILE.format(host=sip.host, port=sip.port),
-                "sip_profiles/external/rounded.xml": trunk.replace("sip.example.net", str(agent)),
                 "dialplan/demo.xml": _DIALPLAN.format(phone=phone),
-                "dialplan/public/00_rounded.xml": public.replace("127.0.0.1:8084", str(outbound)),
-                "dialplan/rounded.xml": (ours / "dialplan/rounded.xml").read_text(),
+                **written(Flavour.FREESWITCH, outbound, agent),
             },
             event_socket=free_address(socket.SOCK_STREAM).port,
         )

@@ -9,7 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
+from ..config import Config
 from ..config_types import Address
+from ..dialplan.flavours import Flavour
+from ..dialplan.rendering import render
+from ..yamlfile import YamlFile
 from .sip import Callee, Caller, SipMessage
 from .stage import Stage
 
@@ -18,6 +22,16 @@ def examples() -> Path:
     """The drop-in files: in the package where it is installed, else in the checkout."""
     packaged = Path(__file__).parents[1] / "dialplan_examples"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "dialplan_examples"
+
+
+def written(flavour: Flavour, daemon: Address, agent: Address) -> dict[str, str]:
+    """What is written for the example configuration, with the addresses of the scene."""
+    data = YamlFile(examples() / "config.yml").data or {}
+    # The carrier and the platform have one address here; the platform never calls.
+    data["trunk"] |= {"host": str(agent), "match": "192.0.2.1"}
+    data["asterisk"] = {"fastagi": {"listen": str(daemon)}}
+    data["freeswitch"] = {"outbound": {"listen": str(daemon)}}
+    return render(flavour, Config.model_validate(data)).files
 
 
 def free_address(kind: socket.SocketKind) -> Address:
