@@ -45,7 +45,7 @@ def reached(command: list[str], server: socket.socket) -> float:
     begun = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
-        process.stdin.write(environment(server.getsockname()[1]))
+        process.stdin.write(environment())
         process.stdin.flush()
         connection, _ = server.accept()
         took = (time.perf_counter() - begun) * 1000
@@ -54,9 +54,9 @@ def reached(command: list[str], server: socket.socket) -> float:
     return took
 
 
-def environment(port: int) -> bytes:
+def environment() -> bytes:
     lines = [line for line in ENVIRONMENT.split(b"\n") if line and b"agi_network" not in line]
-    return b"\n".join([*lines, b"agi_arg_1: daemon=127.0.0.1:%d" % port, b"", b""])
+    return b"\n".join([*lines, b"", b""])
 
 
 def main() -> None:
@@ -72,10 +72,15 @@ def main() -> None:
         server.settimeout(10)
         script.write(HTTPX)
         script.flush()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        here = f"127.0.0.1:{server.getsockname()[1]}"
         ways = {
-            "rounded-agi": [sys.executable, "-IS", str(ROOT / "rounded_pbx/rounded_agi.py")],
-            "the same with httpx": [sys.executable, script.name, url],
+            "rounded-agi": [
+                sys.executable,
+                "-IS",
+                str(ROOT / "rounded_pbx/rounded_agi.py"),
+                f"daemon={here}",
+            ],
+            "the same with httpx": [sys.executable, script.name, f"http://{here}/"],
         }
         for _ in range(options.calls):
             begun = time.perf_counter()

@@ -1,9 +1,13 @@
 #!/usr/bin/env -S python3 -IS
-"""The classic AGI script: ``AGI(rounded-agi,did=${DID},from=${CALLERID(num)})``.
+"""The classic AGI script: ``AGI(rounded-agi,did=${DID},from=${FILTER(0-9+,${CALLERID(num)})})``.
 
 It hands the session to the daemon, byte for byte, and holds no key itself. If the daemon is not
 there, or not done within ``limit``, it sets ROUNDED_STATUS to UNAVAILABLE and ends. Its arguments
-are the daemon's, and two of its own: ``daemon=127.0.0.1:4573`` and ``limit=3`` (seconds).
+are the daemon's, and before them two of its own: ``daemon=127.0.0.1:4573``, ``limit=3`` (seconds).
+
+Arguments are taken from the command line, never from Asterisk's environment block: a caller whose
+number holds a line break writes lines of their own into that. They go into the query, before
+anything that a caller can fill; and what comes after a comma of the caller's is no option of ours.
 
 It imports nothing but the standard library, and little of that: a PBX starts it for every call.
 FastAGI, agi://127.0.0.1:4573/stage, does the same without starting anything.
@@ -18,29 +22,50 @@ import sys
 import time
 
 STDIN, STDOUT = 0, 1
+OPTIONS = ("daemon", "limit")
 #: Bytes of Asterisk's environment block, at most; and how long a connect() may take.
 LONGEST_BLOCK = 65536
 CONNECT_SECONDS = 0.5
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """One session, from Asterisk's environment block to the daemon's last command."""
     start = time.monotonic()
+    options, query = parsed(arguments)
     block, rest = read_block()
-    lines, options = prepared(block)
     end = start + float(options.get("limit", "3"))
     host, _, port = options.get("daemon", "127.0.0.1:4573").rpartition(":")
     address = host, int(port)
-    head = b"agi_network: yes\nagi_network_script: stage\n"
+    head = b"agi_network: yes\nagi_network_script: stage?%s\n" % query
     try:
         with socket.create_connection(address, CONNECT_SECONDS) as connection:
             connection.settimeout(max(0.1, end - time.monotonic()))
-            connection.sendall(head + lines + b"\n" + rest)
+            connection.sendall(head + without_arguments(block) + b"\n" + rest)
             done = relay(connection, end)
     except OSError:
         done = False
     if not done:
         unavailable()
+
+
+def parsed(arguments: list[str]) -> tuple[dict[str, str], bytes]:
+    """Our own options, which come first, and all the rest as a query.
+
+    A percent sign stays: the daemon decodes every value once, as it would without us.
+    """
+    options: dict[str, str] = {}
+    given = list(arguments)
+    while given and given[0].partition("=")[0] in OPTIONS:
+        name, _, value = given.pop(0).partition("=")
+        options[name] = value
+    encoded = (
+        "".join(
+            chr(byte) if 0x21 <= byte <= 0x7E and byte != 0x26 else f"%{byte:02X}"
+            for byte in argument.encode("utf-8", "surrogateescape")
+        )
+        for argument in given
+    )
+    return options, "&".join(encoded).encode()
 
 
 def read_block() -> tuple[bytes, bytes]:
@@ -55,22 +80,10 @@ def read_block() -> tuple[bytes, bytes]:
     return block, rest
 
 
-def prepared(block: bytes) -> tuple[bytes, dict[str, str]]:
-    """The block without our own arguments, the others numbered anew; and our own."""
-    lines: list[bytes] = []
-    options: dict[str, str] = {}
-    number = 0
-    for line in block.rstrip(b"\n").split(b"\n"):
-        if line.startswith(b"agi_arg_"):
-            value = line.partition(b": ")[2]
-            name, _, given = value.partition(b"=")
-            if name in (b"daemon", b"limit"):
-                options[name.decode()] = given.decode("utf-8", "replace")
-                continue
-            number += 1
-            line = b"agi_arg_%d: %s" % (number, value)
-        lines.append(line)
-    return b"".join(line + b"\n" for line in lines), options
+def without_arguments(block: bytes) -> bytes:
+    """The block's lines but for the arguments, which are in the query."""
+    lines = block.rstrip(b"\n").split(b"\n")
+    return b"".join(line + b"\n" for line in lines if not line.startswith(b"agi_arg_"))
 
 
 def relay(connection: socket.socket, end: float) -> bool:
@@ -115,7 +128,7 @@ def write(data: bytes) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(sys.argv[1:])
     except ValueError as error:  # of a number in our own arguments
         sys.stderr.write(f"rounded-agi: {error}\n")
         unavailable()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rounded_pbx import rounded_agi
+from rounded_pbx.errors import ProtocolError
 from rounded_pbx.protocol import agi
 
 BLOCK = b"".join(
@@ -53,8 +54,8 @@ def pbx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pbx]:
 
 
 @contextlib.contextmanager
-def session() -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=rounded_agi.main)
+def session(*arguments: str) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=rounded_agi.main, args=[list(arguments)])
     thread.start()
     yield thread
     thread.join(5)
@@ -62,15 +63,13 @@ def session() -> Iterator[threading.Thread]:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[tuple[socket.socket, bytes]]:
+def listening() -> Iterator[tuple[socket.socket, str]]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(5)
-        yield server, b"127.0.0.1:%d" % server.getsockname()[1]
+        yield server, f"daemon=127.0.0.1:{server.getsockname()[1]}"
 
 
-def block(*arguments: bytes) -> bytes:
-    lines = (b"agi_arg_%d: %s\n" % (n, value) for n, value in enumerate(arguments, 1))
-    return BLOCK + b"".join(lines) + b"\n"
+BLOCK += b"agi_arg_1: did=1\n"  # as Asterisk adds its arguments
 
 
 def received(connection: socket.socket, end: bytes) -> bytes:
@@ -84,14 +83,14 @@ def received(connection: socket.socket, end: bytes) -> bytes:
 
 
 def test_the_session_is_the_daemons(pbx: Pbx) -> None:
-    with listening() as (server, address), session():
-        pbx.send(block(b"limit=3", b"did=+33612345678", b"daemon=" + address, b"from=+33145678901"))
+    with listening() as (server, here), session("limit=3", here, "did=+33612345678", "from=%2B1 &"):
+        pbx.send(BLOCK + b"\n")
         connection, _ = server.accept()
         with connection:
             environment = agi.Environment.parse(received(connection, b"\n\n"))
             assert environment.path == "stage"
             inputs = agi.arguments(environment)
-            assert dict(inputs.values) == {"did": "+33612345678", "from": "+33145678901"}
+            assert dict(inputs.values) == {"did": "+33612345678", "from": "+1 &"}
             assert inputs.ignored == ()
             connection.sendall(b"GET FULL VARIABLE x\nSET VARIABLE ")
             assert pbx.line() == b"GET FULL VARIABLE x\n"
@@ -112,11 +111,11 @@ def says_unavailable(pbx: Pbx) -> None:
 
 
 def test_without_a_daemon_it_says_so_and_ends_at_once(pbx: Pbx) -> None:
-    with listening() as (_, address):
+    with listening() as (_, here):
         pass
     start = time.monotonic()
-    with session():
-        pbx.send(block(b"did=1", b"daemon=" + address))
+    with session(here, "did=1"):
+        pbx.send(BLOCK + b"\n")
         says_unavailable(pbx)
     assert time.monotonic() - start < 0.5
 
@@ -138,8 +137,8 @@ def test_a_daemon_that_says_nothing_is_none(
     pbx: Pbx, behave: Callable[[socket.socket], None]
 ) -> None:
     start = time.monotonic()
-    with listening() as (server, address), session():
-        pbx.send(block(b"did=1", b"limit=0.3", b"daemon=" + address))
+    with listening() as (server, here), session(here, "limit=0.3", "did=1"):
+        pbx.send(BLOCK + b"\n")
         connection, _ = server.accept()
         with connection:
             received(connection, b"\n\n")
@@ -151,8 +150,8 @@ def test_a_daemon_that_says_nothing_is_none(
 
 
 def test_what_a_daemon_has_said_stands_when_it_dies(pbx: Pbx) -> None:
-    with listening() as (server, address), session():
-        pbx.send(block(b"did=1", b"daemon=" + address))
+    with listening() as (server, here), session(here, "did=1"):
+        pbx.send(BLOCK + b"\n")
         connection, _ = server.accept()
         with connection:
             connection.sendall(b'SET VARIABLE ROUNDED_NEXT "dial"\n')
@@ -160,8 +159,8 @@ def test_what_a_daemon_has_said_stands_when_it_dies(pbx: Pbx) -> None:
 
 
 def test_an_asterisk_that_closes_ends_it(pbx: Pbx) -> None:
-    with listening() as (server, address), session():
-        pbx.send(block(b"did=1", b"daemon=" + address))
+    with listening() as (server, here), session(here, "did=1"):
+        pbx.send(BLOCK + b"\n")
         connection, _ = server.accept()
         with connection:
             received(connection, b"\n\n")
@@ -170,16 +169,45 @@ def test_an_asterisk_that_closes_ends_it(pbx: Pbx) -> None:
 
 
 def test_a_block_without_an_end_is_passed_on_and_bounded(pbx: Pbx) -> None:
-    with listening() as (server, address), session():
-        pbx.send(block(b"did=1", b"daemon=" + address)[:-1])
+    with listening() as (server, here), session(here, "did=1"):
+        pbx.send(BLOCK)
         pbx.close()
         connection, _ = server.accept()
         with connection:
-            assert received(connection, b"\n\n").endswith(b"agi_arg_1: did=1\n\n")
+            assert received(connection, b"\n\n").endswith(b"agi_threadid: x\n\n")
 
 
-@pytest.mark.parametrize("argument", [b"limit=soon", b"daemon=127.0.0.1:x", b"daemon=", b"limit="])
-def test_a_bad_argument_is_told(pbx: Pbx, argument: bytes) -> None:
-    pbx.send(block(b"did=1", argument))
+@pytest.mark.parametrize("argument", ["limit=soon", "daemon=127.0.0.1:x", "daemon=", "limit="])
+def test_a_bad_argument_is_told(pbx: Pbx, argument: str) -> None:
+    pbx.send(BLOCK + b"\n")
     with pytest.raises(ValueError, match=r"could not convert|invalid literal"):
-        rounded_agi.main()
+        rounded_agi.main([argument, "did=1"])
+
+
+def test_what_comes_after_the_first_argument_is_no_option_of_ours() -> None:
+    """As after a comma in a caller's number."""
+    options, query = rounded_agi.parsed(["limit=2", "from=x", "daemon=127.0.0.9:1", "a\nb=\udce9"])
+    assert options == {"limit": "2"}
+    assert query == b"from=x&daemon=127.0.0.9:1&a%0Ab=%E9"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"agi_arg_1: daemon=127.0.0.9:1\n",
+        b"agi_arg_1: did=+1\n\n",
+        b"agi_network_script: stage?did=+1\n",
+    ],
+)
+def test_lines_of_a_callers_change_no_argument(pbx: Pbx, forged: bytes) -> None:
+    number = b"agi_callerid: x\n"
+    assert number in BLOCK
+    with listening() as (server, here), session(here, "did=+33612345678"):
+        pbx.send(BLOCK.replace(number, number + forged) + b"\n")
+        connection, _ = server.accept()
+        with connection:
+            sent = received(connection, b"\n\n" if forged.endswith(b"\n\n") else b"x\n\n")
+            with contextlib.suppress(ProtocolError):  # it is refused, or it is ours
+                environment = agi.Environment.parse(sent.partition(b"\n\n")[0])
+                assert agi.arguments(environment).values["did"] == "+33612345678"
+            connection.sendall(b"VERBOSE x 1\n")
