@@ -139,6 +139,8 @@ def test_any_content_comes_back(content: bytes | None, text: str, xml: bool) -> 
         b"; BEGIN rounded_pbx\nexten => 1,1,NoOp\n",
         b"; END rounded_pbx\n",
         b"; END rounded_pbx\n; BEGIN rounded_pbx\n",
+        b"; begin rounded_pbx\n; end rounded_pbx\n",
+        b" ; BEGIN rounded_pbx\n ; END rounded_pbx\n",
         b"; BEGIN rounded_pbx\n; END rounded_pbx\n; BEGIN rounded_pbx\n; END rounded_pbx\n",
     ],
 )
@@ -179,7 +181,13 @@ def test_a_folder_that_is_no_switchs_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"#include extensions_rounded.conf", b' #tryinclude "extensions_rounded.conf" \r', b""],
+    [
+        b"#include extensions_rounded.conf",
+        b' #tryinclude "extensions_rounded.conf" \r',
+        b"#INCLUDE extensions_rounded.conf ; ours",
+        b"#include /etc/asterisk/extensions_rounded.conf",
+        b"",
+    ],
 )
 def test_an_include_of_the_admins_own_is_enough(tmp_path: Path, line: bytes) -> None:
     admins(tmp_path, Flavour.ASTERISK)
@@ -187,8 +195,28 @@ def test_an_include_of_the_admins_own_is_enough(tmp_path: Path, line: bytes) -> 
     theirs = tmp_path / "extensions.conf"
     theirs.write_bytes(theirs.read_bytes() + line + b"\n")
     install(Flavour.ASTERISK, tmp_path)
-    assert theirs.read_bytes().count(b"include") == 1
+    assert theirs.read_bytes().lower().count(b"include") == 1
     assert blocks.has_block(theirs.read_bytes()) is not bool(line)
+
+
+def test_a_file_that_the_admin_includes_is_not_taken_away(tmp_path: Path) -> None:
+    """Asterisk would load no dialplan at all."""
+    admins(tmp_path, Flavour.ASTERISK, b"#include extensions_rounded.conf\n[general]\n")
+    install(Flavour.ASTERISK, tmp_path)
+    plan = to_uninstall(Flavour.ASTERISK, tmp_path)
+    assert plan.changes == ()
+    assert "includes extensions_rounded.conf with a line of yours" in plan.problems[0]
+
+
+def test_one_flavour_leaves_the_block_of_another_alone(tmp_path: Path) -> None:
+    for flavour in (Flavour.ASTERISK, Flavour.ASTERISK_CHAN_SIP):
+        admins(tmp_path, flavour)
+    install(Flavour.ASTERISK, tmp_path)
+    installed = snapshot(tmp_path)
+    other = to_install(Flavour.ASTERISK_CHAN_SIP, tmp_path, rendered(Flavour.ASTERISK_CHAN_SIP))
+    assert "extensions.conf: holds the block of another flavour" in other.problems[0]
+    assert run(to_uninstall(Flavour.ASTERISK_CHAN_SIP, tmp_path)) == 0
+    assert snapshot(tmp_path) == installed
 
 
 def test_owner_mode_and_attributes_stay(tmp_path: Path) -> None:

@@ -19,7 +19,11 @@ _BLOCK = re.compile(
     rb".*?" + _START + rb"END rounded_pbx[^\r\n]*(?:\r?\n|\Z)",
     re.DOTALL | re.MULTILINE,
 )
-_MARK = re.compile(_START + rb"(BEGIN|END) rounded_pbx", re.MULTILINE)
+# Any line that looks like a mark, so that one that an editor has changed is told and not passed by.
+_MARK = re.compile(
+    rb"^(?:" + _BOM + rb")?[ \t]*(?:;|<!--)[ \t]*(BEGIN|END)[ \t]+rounded_pbx\b",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 
 class Damaged(ValueError):
@@ -64,6 +68,16 @@ def has_block(content: bytes) -> bool:
         Damaged: its marks are not one BEGIN and one END.
     """
     return _find(content) is not None
+
+
+def text(content: bytes) -> bytes:
+    """Our block in it, with its marks; empty without one.
+
+    Raises:
+        Damaged: its marks are not one BEGIN and one END.
+    """
+    block = _find(content)
+    return block[0] if block is not None else b""
 
 
 def _find(content: bytes) -> re.Match[bytes] | None:

@@ -59,6 +59,8 @@ def to_install(flavour: Flavour, folder: Path, files: Mapping[str, str]) -> Plan
             before = _read(folder / name)
             if before is None:
                 raise OSError("is not there: is this the folder of the switch's configuration?")
+            if blocks.has_block(before) and not _ours(before, ours):
+                raise OSError("holds the block of another flavour: --uninstall that one first")
             theirs = blocks.take(before) or b""
             if _includes(theirs, ours):  # with a line of their own; a second one would be too many
                 changes.append(Change(folder / name, before, theirs))
@@ -73,7 +75,20 @@ def to_uninstall(flavour: Flavour, folder: Path) -> Plan:
     problems: list[str] = []
     changes: list[Change] = []
     # What includes a file goes first.
-    for name in (*dict(about.includes), *reversed(about.files)):
+    for name, ours in about.includes:
+        with _told(folder / name, problems):
+            before = _read(folder / name)
+            if before is None:
+                continue
+            after = blocks.take(before) if _ours(before, ours) else before
+            made = _read(folder / ours)
+            if made is not None and blocks.take(made) is None and _includes(after or b"", ours):
+                raise OSError(
+                    f"includes {ours} with a line of yours: take it out first, or the switch would "
+                    "load nothing of this file"
+                )
+            changes.append(Change(folder / name, before, after))
+    for name in reversed(about.files):
         with _told(folder / name, problems):
             before = _read(folder / name)
             if before is not None:
@@ -180,8 +195,14 @@ def _read(path: Path) -> bytes | None:
 
 def _includes(content: bytes, name: str) -> bool:
     """Whether the admin includes it with a line of their own."""
-    line = rb'^[ \t]*#(?:try)?include[ \t]+["<]?' + re.escape(name.encode()) + rb'[">]?[ \t]*\r?$'
-    return re.search(line, content, re.MULTILINE) is not None
+    path = rb"(?:[^\"<>;\s]*/)?" + re.escape(name.encode())
+    line = rb'^[ \t]*#(?:try)?include[ \t]+["<]?' + path + rb'[">]?[ \t]*(?:;[^\n]*?)?\r?$'
+    return re.search(line, content, re.MULTILINE | re.IGNORECASE) is not None
+
+
+def _ours(content: bytes, name: str) -> bool:
+    """Whether our block in it includes this file, and not that of another flavour."""
+    return _includes(blocks.text(content), name)
 
 
 @contextlib.contextmanager
