@@ -142,9 +142,9 @@ def test_asterisks_lines_for_every_kind_of_did(of: Reader, flavour: Flavour) -> 
         for number, line in enumerate(lines)
         if "ROUNDED_NEXT=" in line and line.startswith(where)
     }
-    go = "Goto(rounded-call,${EXTEN},1)"
+    go = "Goto(rounded-call,${FILTER(0-9+,${EXTEN})},1)"
     assert presets == {
-        "_[+0-9].,1,Set(ROUNDED_NEXT=hangup)": ("Set(ROUNDED_FALLBACK=)", go),
+        "_[+0-9]!,1,Set(ROUNDED_NEXT=hangup)": ("Set(ROUNDED_FALLBACK=)", go),
         "+33612345678,1,Set(ROUNDED_NEXT=fallback)": ("Set(ROUNDED_FALLBACK=a,1,1)", go),
         "+33187654321,1,Set(ROUNDED_NEXT=fallback)": ("Set(ROUNDED_FALLBACK=a,1,1)", go),
         "0187654321,1,Set(ROUNDED_NEXT=fallback)": ("Set(ROUNDED_FALLBACK=a,1,1)", go),
@@ -184,6 +184,20 @@ def test_asterisk_takes_no_did_with_letters(of: Reader) -> None:
     config = of(text)
     assert "did sales: expected digits and a plus" in render(Flavour.ASTERISK, config).problems[0]
     assert render(Flavour.FREESWITCH, config).problems == ()
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+def test_a_number_that_is_written_in_two_ways_stands_once(of: Reader, flavour: Flavour) -> None:
+    route = f"{{name: a, did: ['+33612345678', '0612345678'], country: FR, agent_id: {AGENT}}}"
+    text = "".join(render(flavour, of(configured(f"[{route}]"))).files.values())
+    assert len(re.findall(r"<<< the DID; its|_in_did=\+33612345678", text)) <= 2
+    assert len(re.findall(r"exten => \+33612345678,1,Set|_in_did=\+33612345678", text)) == 1
+
+
+@pytest.mark.parametrize("flavour", ASTERISKS)
+def test_a_trunk_is_no_section_of_the_admins(of: Reader, flavour: Flavour) -> None:
+    rendered = render(flavour, of(configured(trunk="{name: general, host: sip.example.net}")))
+    assert "trunk.name is general" in rendered.problems[0]
 
 
 def fragments(flavour: Flavour, config: Config) -> dict[str, ElementTree.Element]:

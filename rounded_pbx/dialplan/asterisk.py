@@ -116,9 +116,9 @@ def _extensions(facts: Facts, flavour: str, title: str, steps: str) -> str:
 _REST = """\
 ; A DID without lines of its own is staged all the same; where the daemon does not answer for it,
 ; the call comes back to your next line.
-exten => _[+0-9].,1,Set(ROUNDED_NEXT=fallback)
+exten => _[+0-9]!,1,Set(ROUNDED_NEXT=fallback)
  same => n,Set(ROUNDED_FALLBACK=)
- same => n,Goto(rounded-call,${EXTEN},1)"""
+ same => n,Goto(rounded-call,${FILTER(0-9+,${EXTEN})},1)"""
 
 
 def _presets(facts: Facts) -> list[str]:
@@ -127,7 +127,7 @@ def _presets(facts: Facts) -> list[str]:
 
 
 def _preset(preset: Preset) -> str:
-    patterns = {None: preset.did, "": "_[+0-9]."}
+    patterns = {None: preset.did, "": "_[+0-9]!"}
     pattern = patterns.get(preset.prefix, f"_{preset.prefix}!")
     return "\n".join(
         [
@@ -137,7 +137,7 @@ def _preset(preset: Preset) -> str:
             marked(
                 f" same => n,Set(ROUNDED_FALLBACK={preset.fallback})", "its fallback; may be empty"
             ),
-            " same => n,Goto(rounded-call,${EXTEN},1)",
+            " same => n,Goto(rounded-call,${FILTER(0-9+,${EXTEN})},1)",
         ]
     )
 

@@ -12,6 +12,10 @@ from typing import Any
 from ..config import Config, Listening, Trunk
 
 
+# Sections of sip.conf that no peer can be named by.
+_SIPS_OWN = ("general", "authentication")
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
     """What a DID does when the daemon does not answer; a DID that ends in ``*`` is a prefix."""
@@ -67,11 +71,13 @@ def gather(config: Config, switch: str) -> tuple[Facts | None, tuple[str, ...]]:
     presets = tuple(
         Preset(did, route.on_failure.value, _target(route.fallback, switch))
         for route in config.route_table()
-        for did in route.dids
+        for did in dict.fromkeys(route.dids)  # a number may be written in two ways
     )
     if not presets:
         problems.append("no route has a did, so no call could reach an agent")
     if switch == "asterisk":
+        if config.trunk and config.trunk.name in _SIPS_OWN:
+            problems.append(f"trunk.name is {config.trunk.name}: a section of the admin's in sip.conf")
         problems += [
             f"did {preset.did}: expected digits and a plus: Asterisk's dialplan takes no others"
             for preset in presets
