@@ -26,16 +26,22 @@ OPTIONS = ("daemon", "limit")
 #: Bytes of Asterisk's environment block, at most; and how long a connect() may take.
 LONGEST_BLOCK = 65536
 CONNECT_SECONDS = 0.5
+#: What ``limit`` may be; and how long, after it, Asterisk may take to hear that there is no id.
+LONGEST_LIMIT = 300
+LAST_SECONDS = 0.5
 
 
 def main(arguments: list[str]) -> None:
     """One session, from Asterisk's environment block to the daemon's last command."""
     start = time.monotonic()
     options, query = parsed(arguments)
-    block, rest = read_block()
-    end = start + float(options.get("limit", "3"))
+    limit = float(options.get("limit", "3"))
+    if not 0 < limit <= LONGEST_LIMIT:
+        raise ValueError(f"limit={limit}: expected seconds, at most {LONGEST_LIMIT}")
+    end = start + limit
     host, _, port = options.get("daemon", "127.0.0.1:4573").rpartition(":")
-    address = host, int(port)
+    address = host.strip("[]"), int(port)
+    block, rest = read_block(end)
     head = b"agi_network: yes\nagi_network_script: stage?%s\n" % query
     try:
         with socket.create_connection(address, CONNECT_SECONDS) as connection:
@@ -68,10 +74,15 @@ def parsed(arguments: list[str]) -> tuple[dict[str, str], bytes]:
     return options, "&".join(encoded).encode()
 
 
-def read_block() -> tuple[bytes, bytes]:
+def readable(descriptor: int, end: float) -> bool:
+    """Whether there is something to read before the end."""
+    return bool(select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0])
+
+
+def read_block(end: float) -> tuple[bytes, bytes]:
     """The environment block, and what came after its blank line."""
     data = b""
-    while b"\n\n" not in data and len(data) < LONGEST_BLOCK:
+    while b"\n\n" not in data and len(data) < LONGEST_BLOCK and readable(STDIN, end):
         more = os.read(STDIN, 65536)
         if not more:
             break
@@ -87,35 +98,48 @@ def without_arguments(block: bytes) -> bytes:
 
 
 def relay(connection: socket.socket, end: float) -> bool:
-    """Commands to Asterisk and replies back; whether the daemon said anything in time."""
-    said = False
+    """Commands to Asterisk and replies back; whether nobody waits for a status any more.
+
+    Only whole lines go to Asterisk: at our end it would run half a line as if it were one.
+    """
+    told, held = False, b""
     sources: list[int | socket.socket] = [STDIN, connection]
     while (left := end - time.monotonic()) > 0:
         ready, _, _ = select.select(sources, [], [], left)
         for source in ready:
-            try:
-                if isinstance(source, int):
+            if isinstance(source, int):
+                try:
                     data = os.read(source, 65536)
                     if not data:  # Asterisk has closed its end
                         return True
+                    connection.settimeout(max(0.1, end - time.monotonic()))
                     connection.sendall(data)
-                else:
-                    data = source.recv(65536)
-                    if not data:  # the daemon is done
-                        return said
-                    said = True
-                    write(data)
-            except OSError:  # the daemon died, or Asterisk did
-                return said
-    return said
+                except OSError:  # the daemon died; what it said before is still to be read
+                    sources.remove(source)
+                continue
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b""
+            if not data:  # the daemon is done, or died
+                return told
+            whole, newline, held = (held + data).rpartition(b"\n")
+            try:
+                write(whole + newline)
+            except OSError:  # Asterisk died
+                return True
+            told = told or b"ROUNDED_STATUS" in whole
+    return told
 
 
 def unavailable() -> None:
     """What a dialplan that has preset nothing can go by."""
+    end = time.monotonic() + LAST_SECONDS
     for name, value in ((b"ROUNDED_CALL_ID", b""), (b"ROUNDED_STATUS", b"UNAVAILABLE")):
         try:
             write(b'SET VARIABLE %s "%s"\n' % (name, value))
-            os.read(STDIN, 4096)
+            if readable(STDIN, end):
+                os.read(STDIN, 4096)
         except OSError:
             return
 

@@ -169,6 +169,32 @@ def test_a_file_of_our_name_that_is_not_ours_is_left_alone(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"exten => 1,1,Hangup()\n", b"\xef\xbb\xbf;--\n[x]\n--;\n; a\n\n same => n,Hangup()\n[x]\n"],
+)
+@pytest.mark.parametrize("flavour", [Flavour.ASTERISK, Flavour.FREEPBX])
+def test_lines_without_a_context_do_not_get_into_ours(
+    tmp_path: Path, flavour: Flavour, content: bytes
+) -> None:
+    admins(tmp_path, flavour)
+    name = [*dict(ABOUT[flavour].includes), *ABOUT[flavour].shared][0]
+    (tmp_path / name).write_bytes(content)
+    plan = to_install(flavour, tmp_path, rendered(flavour))
+    assert plan.changes == ()
+    assert plan.problems == (
+        f"{tmp_path}/{name}: its first lines stand in no [context]: put one before them",
+    )
+
+
+def test_an_include_in_a_comment_of_several_lines_is_none(tmp_path: Path) -> None:
+    admins(tmp_path, Flavour.ASTERISK)
+    theirs = tmp_path / "extensions.conf"
+    theirs.write_bytes(b";--\n#include extensions_rounded.conf\n--;\n[theirs]\n")
+    install(Flavour.ASTERISK, tmp_path)
+    assert blocks.has_block(theirs.read_bytes())
+
+
 def test_a_folder_that_is_no_switchs_is_refused(tmp_path: Path) -> None:
     plan = to_install(Flavour.ASTERISK, tmp_path, rendered(Flavour.ASTERISK))
     assert [problem.partition(": ")[2] for problem in plan.problems] == [

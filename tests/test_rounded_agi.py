@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -37,6 +38,9 @@ class Pbx:
         while not read.endswith(b"\n") and (more := os.read(self._out, 1)):
             read += more
         return read
+
+    def has_more(self) -> bool:
+        return bool(select.select([self._out], [], [], 0.1)[0])
 
     def close(self) -> None:
         os.close(self._in)
@@ -154,8 +158,40 @@ def test_what_a_daemon_has_said_stands_when_it_dies(pbx: Pbx) -> None:
         pbx.send(BLOCK + b"\n")
         connection, _ = server.accept()
         with connection:
-            connection.sendall(b'SET VARIABLE ROUNDED_NEXT "dial"\n')
-            assert pbx.line() == b'SET VARIABLE ROUNDED_NEXT "dial"\n'
+            connection.sendall(b'SET VARIABLE ROUNDED_STATUS "STAGED"\nSET VARIABLE HA')
+            assert pbx.line() == b'SET VARIABLE ROUNDED_STATUS "STAGED"\n'
+    assert not pbx.has_more()  # half a line would be run as a whole one
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_daemon_that_asks_and_then_says_no_more_is_none(pbx: Pbx, *, dies: bool) -> None:
+    """Every session begins with a question of the daemon's."""
+    with listening() as (server, here), session(here, "limit=0.3", "did=1"):
+        pbx.send(BLOCK + b"\n")
+        connection, _ = server.accept()
+        with connection:
+            received(connection, b"\n\n")
+            connection.sendall(b"GET FULL VARIABLE x\nSET VARIABLE ROUNDED_STATUS")
+            assert pbx.line() == b"GET FULL VARIABLE x\n"
+            if dies:
+                connection.close()
+            says_unavailable(pbx)
+
+
+@pytest.mark.parametrize("sent", [b"", BLOCK])
+def test_an_asterisk_that_says_nothing_holds_it_no_longer_than_its_limit(
+    pbx: Pbx, sent: bytes
+) -> None:
+    start = time.monotonic()
+    with session("limit=0.3", "daemon=127.0.0.1:1"):
+        pbx.send(sent + b"agi")
+    assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize("limit", ["inf", "nan", "0", "-1", "1e300"])
+def test_a_limit_that_is_none_is_told(limit: str) -> None:
+    with pytest.raises(ValueError, match="expected seconds, at most 300"):
+        rounded_agi.main([f"limit={limit}"])
 
 
 def test_an_asterisk_that_closes_ends_it(pbx: Pbx) -> None:
@@ -210,4 +246,4 @@ def test_lines_of_a_callers_change_no_argument(pbx: Pbx, forged: bytes) -> None:
             with contextlib.suppress(ProtocolError):  # it is refused, or it is ours
                 environment = agi.Environment.parse(sent.partition(b"\n\n")[0])
                 assert agi.arguments(environment).values["did"] == "+33612345678"
-            connection.sendall(b"VERBOSE x 1\n")
+            connection.sendall(b'SET VARIABLE ROUNDED_STATUS "ERROR"\n')

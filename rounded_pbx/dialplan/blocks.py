@@ -19,7 +19,7 @@ _BLOCK = re.compile(
     rb".*?" + _START + rb"END rounded_pbx[^\r\n]*(?:\r?\n|\Z)",
     re.DOTALL | re.MULTILINE,
 )
-# Any line that looks like a mark, so that one that an editor has changed is told and not passed by.
+# Any line that looks like a mark: one that an editor has changed is told, not passed by.
 _MARK = re.compile(
     rb"^(?:" + _BOM + rb")?[ \t]*(?:;|<!--)[ \t]*(BEGIN|END)[ \t]+rounded_pbx\b",
     re.MULTILINE | re.IGNORECASE,

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..config import Config, Listening, Trunk
 
-
 # Sections of sip.conf that no peer can be named by.
 _SIPS_OWN = ("general", "authentication")
 
@@ -43,9 +42,9 @@ class Facts:
 
     @property
     def did(self) -> str:
-        """One of the DIDs, for an example: an exact one if there is one."""
+        """One of the DIDs, for an example: an exact one, or one that a prefix takes."""
         exact = (preset.did for preset in self.presets if preset.prefix is None)
-        return next(exact, self.presets[0].did)
+        return next(exact, self.presets[0].did.replace("*", "1234"))
 
     @property
     def asterisk_cap(self) -> str:
@@ -77,7 +76,9 @@ def gather(config: Config, switch: str) -> tuple[Facts | None, tuple[str, ...]]:
         problems.append("no route has a did, so no call could reach an agent")
     if switch == "asterisk":
         if config.trunk and config.trunk.name in _SIPS_OWN:
-            problems.append(f"trunk.name is {config.trunk.name}: a section of the admin's in sip.conf")
+            problems.append(
+                f"trunk.name is {config.trunk.name}: a section of the admin's in sip.conf"
+            )
         problems += [
             f"did {preset.did}: expected digits and a plus: Asterisk's dialplan takes no others"
             for preset in presets

@@ -53,6 +53,8 @@ def to_install(flavour: Flavour, folder: Path, files: Mapping[str, str]) -> Plan
                     "is there already, and not from here: move it away, or its lines would stand "
                     "twice"
                 )
+            if before is not None and name.endswith(".conf"):
+                _check_first_line(blocks.take(before) or b"")
             changes.append(_to(folder / name, before, text))
     for name, ours in about.includes:
         with _told(folder / name, problems):
@@ -62,6 +64,7 @@ def to_install(flavour: Flavour, folder: Path, files: Mapping[str, str]) -> Plan
             if blocks.has_block(before) and not _ours(before, ours):
                 raise OSError("holds the block of another flavour: --uninstall that one first")
             theirs = blocks.take(before) or b""
+            _check_first_line(theirs)
             if _includes(theirs, ours):  # with a line of their own; a second one would be too many
                 changes.append(Change(folder / name, before, theirs))
             else:
@@ -193,8 +196,23 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
+def _check_first_line(theirs: bytes) -> None:
+    """What stands in no context would stand in our last one, below our block."""
+    for line in _without_comments(theirs).removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        if line.strip() and not line.lstrip().startswith(b";"):
+            if not line.lstrip().startswith((b"[", b"#")):
+                raise OSError("its first lines stand in no [context]: put one before them")
+            return
+
+
+def _without_comments(content: bytes) -> bytes:
+    """The content without Asterisk's comments of several lines."""
+    return re.sub(rb"(?s);--(?!-).*?--;", b"", content)
+
+
 def _includes(content: bytes, name: str) -> bool:
     """Whether the admin includes it with a line of their own."""
+    content = _without_comments(content)
     path = rb"(?:[^\"<>;\s]*/)?" + re.escape(name.encode())
     line = rb'^[ \t]*#(?:try)?include[ \t]+["<]?' + path + rb'[">]?[ \t]*(?:;[^\n]*?)?\r?$'
     return re.search(line, content, re.MULTILINE | re.IGNORECASE) is not None

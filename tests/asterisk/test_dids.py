@@ -19,6 +19,9 @@ from ..lab.processes import wait_until
 from ..lab.raw import invite
 from ..test_dialplan import AGENT
 
+# Beside the switch that the other tests share.
+PORT = 5197
+PJSIP = switches.PJSIP.replace(":5060", f":{PORT}")
 OURS = "extensions_rounded.conf"
 EXTENSIONS = """[from-trunk]
 exten => _[+0-9]!,1,Gosub(rounded,${EXTEN},1)
@@ -49,21 +52,26 @@ def asterisk(
 ) -> Iterator[Asterisk]:
     folder = tmp_path_factory.mktemp(f"dids-{request.param}")
     files = render(Flavour.ASTERISK, configured(folder, ["5", "12", "+336*"])).files
-    own = {"extensions.conf": EXTENSIONS, "pjsip.conf": switches.PJSIP}
+    own = {"extensions.conf": EXTENSIONS, "pjsip.conf": PJSIP}
     with switches.running(request.param, folder, {**files, **own}) as started:
         yield started
 
 
 @pytest.mark.parametrize(
     ("dialled", "staged", "fallback"),
-    [("5", "5", "0"), ("12", "12", "1"), ("%2B336%3A12", "+33612", "2"), ("%2B336%3Ah", "+336", "2")],
+    [
+        ("5", "5", "0"),
+        ("12", "12", "1"),
+        ("%2B336%3A12", "+33612", "2"),
+        ("%2B336%3Ah", "+336", "2"),
+    ],
 )
 def test_a_call_keeps_to_the_did_that_it_came_by(
     asterisk: Asterisk, dialled: str, staged: str, fallback: str
 ) -> None:
     """One digit is a DID, too; and behind a colon stands no other one."""
     since = asterisk.position()
-    invite(did=dialled, limit=5)
+    invite(did=dialled, limit=5, port=PORT)
     wait_until(lambda: asterisk.notices(since), "the call to reach its fallback")
     assert asterisk.notices(since) == [f"FALLBACK {fallback}"]
     assert f"/stage?did={staged}&" in asterisk.log.read_text()[since:]
@@ -76,7 +84,9 @@ def test_the_dialplan_matches_what_the_daemon_matches(asterisk: Asterisk, tmp_pa
         return "".join(rng.choice("0139") for _ in range(rng.randint(least, most)))
 
     for _ in range(20):
-        dids = {f"{rng.choice(['', '+'])}{digits(1, 5)}{rng.choice(['', '*', '*'])}" for _ in "1234"}
+        dids = {
+            f"{rng.choice(['', '+'])}{digits(1, 5)}{rng.choice(['', '*', '*'])}" for _ in "1234"
+        }
         dids |= {"*"} if rng.random() < 0.5 else set()
         config = configured(tmp_path, sorted(dids))
         table = config.route_table()

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from rounded_pbx.call import Switch
-from rounded_pbx.config import load
-from rounded_pbx.dialplan.flavours import Flavour
-from rounded_pbx.dialplan.rendering import render
-
 from ..lab import asterisk as switches
 from ..lab.asterisk import EXAMPLES, Asterisk
-from ..test_dialplan import MANY
 
-DIDS = (
-    *("+33612345678", "0187654321", "+33187654321", "+3318000", "+331800012", "+33180001"),
-    *("+3318000199", "+331800099", "+3318", "42", "+1", "0187654322", "+336123456789"),
-)
 SECRET = "hush-5e17c0ffee"
 RIGHTS = "system,reporting,originate"
 FILES = {
@@ -87,21 +75,3 @@ def test_a_switch_that_lets_nobody_in_is_told_and_the_files_stand(asterisk: Aste
     assert 'asterisk -rx "dialplan reload"' in ran.stderr
     assert run(asterisk, "--diff").returncode == 0
     run(asterisk, "--uninstall")
-
-
-@pytest.mark.parametrize("version", [22, 16])
-def test_a_did_means_in_the_dialplan_what_it_means_in_the_daemon(
-    version: int, tmp_path: Path
-) -> None:
-    """Exact ones, prefixes of both lengths, and what is left, by Asterisk's own order."""
-    (tmp_path / "config.yml").write_text(MANY)
-    config = load(tmp_path / "config.yml")
-    text = render(Flavour.ASTERISK, config).files["extensions_rounded.conf"]
-    files = {"extensions.conf": text, "pjsip.conf": "", "logger.conf": "[logfiles]\n"}
-    with switches.running(version, tmp_path / "asterisk", files) as asterisk:
-        for did in DIDS:
-            route = config.route_table().match(did)
-            assert route is not None
-            shown = asterisk.cli(f"dialplan show {did}@rounded")
-            presets = re.findall(r"ROUNDED_(?:NEXT|FALLBACK)=([^)]*)\)", shown)[:2]
-            assert presets == [route.on_failure.value, route.fallback.get(Switch.ASTERISK, "")], did

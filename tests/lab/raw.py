@@ -17,6 +17,7 @@ def invite(
     headers: str = "",
     source: str = CALLER,
     limit: float = 20.0,
+    port: int = 5060,
 ) -> int:
     """Place a call, hang up when it is answered, and return the final status."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
@@ -27,7 +28,7 @@ def invite(
 
         def request(method: str, to: str, sequence: int, extra: str = "", body: str = "") -> None:
             text = (
-                f"{method} sip:{did}@{PBX}:5060 SIP/2.0\r\n"
+                f"{method} sip:{did}@{PBX}:{port} SIP/2.0\r\n"
                 f"Via: SIP/2.0/UDP {here};rport;branch=z9hG4bK{tag}{method}{sequence}\r\n"
                 f'From: "{name}" <sip:{from_user}@{source}>;tag={tag}\r\n'
                 f"To: {to}\r\nCall-ID: {call_id}\r\nCSeq: {sequence} {method}\r\n"
@@ -36,7 +37,7 @@ def invite(
             )
             # What is beyond Latin-1 is meant as UTF-8, what is not, as the bare byte.
             encoding = "latin-1" if max(map(ord, text)) < 256 else "utf-8"
-            wire.sendto(text.encode(encoding), (PBX, 5060))
+            wire.sendto(text.encode(encoding), (PBX, port))
 
         sdp = f"v=0\r\no=- 1 1 IN IP4 {CALLER}\r\ns=-\r\nc=IN IP4 {CALLER}\r\nt=0 0\r\n"
         sdp += "m=audio 6000 RTP/AVP 8\r\na=rtpmap:8 PCMA/8000\r\n"
