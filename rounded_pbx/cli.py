@@ -308,7 +308,8 @@ def dialplan(
     cli_dialplan.say_problems(rendered.problems, err)
     if where is None or not (install or diff):
         if as_json:
-            print_json({"files": rendered.files, "left": about.left, "reload": about.reload})
+            left = cli_dialplan.left_to_do(about, rendered)
+            print_json({"files": rendered.files, "left": left, "reload": about.reload})
         else:
             cli_dialplan.show(flavour, rendered, where, out)
         return

@@ -165,9 +165,14 @@ def _done(change: Change) -> str:
     return "removed" if change.after is None else "changed"
 
 
+def left_to_do(about: About, rendered: Rendered) -> list[str]:
+    """What only the admin can do, with one of their DIDs for an example."""
+    return [line.replace("DID", rendered.did) for line in about.left]
+
+
 def _say_left(about: About, rendered: Rendered, out: Console) -> None:
-    for line in about.left:
-        out.print(escape(line.replace("DID", rendered.did)), soft_wrap=True)
+    for line in left_to_do(about, rendered):
+        out.print(escape(line), soft_wrap=True)
 
 
 def _say_reload(about: About, out: Console) -> None:

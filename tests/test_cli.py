@@ -278,6 +278,8 @@ def test_the_dialplan_is_shown_with_what_is_left_to_do(etc: Path) -> None:
         assert text in shown.output
     machine = json.loads(run("dialplan", "fusionpbx", "--json").output)
     assert set(machine) == {"files", "left", "reload"}
+    machine_asterisk = json.loads(run("dialplan", "asterisk", "--json").output)
+    assert "    exten => +33612345678,1,Gosub(rounded,${EXTEN},1)" in machine_asterisk["left"]
     assert machine["files"]["public.xml"].startswith("<!-- rounded_pbx for FusionPBX")
 
 

@@ -78,6 +78,13 @@ PROBLEMS = {
         ),
         "listen is 192.0.2.7:",
     ),
+    "every address of IPv6": (
+        configured(
+            more="asterisk: {fastagi: {listen: '[::]:4573', allow: ['::/0']}}\n"
+            "freeswitch: {outbound: {listen: '[::]:8084', allow: ['::/0']}}\n"
+        ),
+        "listen is [::]:",
+    ),
     "a daemon behind IPv6": (
         configured(
             more="asterisk: {fastagi: {listen: '[::1]:4573'}}\n"

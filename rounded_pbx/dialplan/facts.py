@@ -110,7 +110,7 @@ def _address(switch: str, listening: Listening) -> tuple[str, str | None]:
     if listening.listen is None:
         return "", f"{name} is off, so there is nothing that the dialplan could ask"
     host = ipaddress.ip_address(listening.listen.host)
-    if host in (ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::")):
+    if host == ipaddress.ip_address("0.0.0.0"):  # and not ::, which asyncio opens for IPv6 alone
         host = ipaddress.ip_address("127.0.0.1")
     if host.version != 4 or not host.is_loopback:
         return "", (
