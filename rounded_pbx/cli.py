@@ -323,6 +323,31 @@ def dialplan(
 
 
 @app.command()
+def doctor(
+    prove: Annotated[
+        bool, typer.Option("--prove", help="And place calls that end at a listener of ours.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="With --prove: stage one of them on the platform.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Look at all that a call depends on: what is seen, what is wrong, what to do.
+
+    Exit status 0: all is right; 1: something wants a look; 2: something is wrong. Nothing is
+    changed. --prove takes a copy of the switch's dialplan whose trunk is a SIP listener on
+    loopback, and shows the INVITE with the daemon and without: nothing is dialled outside.
+    """
+    from . import cli_doctor
+
+    if live and not prove:
+        raise typer.BadParameter("--live goes with --prove")
+    status = asyncio.run(cli_doctor.run(config, prove=prove, live=live, as_json=as_json, out=out))
+    raise typer.Exit(status)
+
+
+@app.command()
 def sandbox(
     listen: Annotated[str, typer.Option(help="Address and port.")] = "127.0.0.1:8700",
     key: Annotated[str, typer.Option(help="The API key that it accepts.")] = "sandbox",

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from .config import Config
-from .config_secrets import Ami, Esl
 from .control import Control
 from .dialplan.flavours import ABOUT, About, Flavour
 from .dialplan.install import BACKUP, Change, Plan, apply, sweep
@@ -109,40 +108,19 @@ def reader(flavour: Flavour, config: Config) -> Callable[[], None]:
         control = switch_of(flavour, config)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--reload") from None
-    return lambda: asyncio.run(_reload(control()))
+    return lambda: asyncio.run(_reload(control))
 
 
-def switch_of(flavour: Flavour, config: Config) -> Callable[[], Control]:
-    """The switch to log in to; made inside the loop that uses it.
+def switch_of(flavour: Flavour, config: Config) -> Control:
+    """The switch to log in to.
 
     Raises:
         ValueError: the configuration does not say how, or the secret cannot be read.
     """
-    if flavour is Flavour.FREESWITCH:
-        esl = config.freeswitch.esl
-        if esl is None:
-            raise ValueError(
-                "freeswitch.esl is missing: expected how to log in to the event socket"
-            )
-        password = esl.read_secret().get_secret_value()
-        return lambda: _freeswitch(esl, password)
-    ami = config.asterisk.ami
-    if ami is None:
-        raise ValueError("asterisk.ami is missing: expected how to log in to Asterisk's manager")
-    secret = ami.read_secret().get_secret_value()
-    return lambda: _asterisk(ami, secret)
+    from .control import login
 
-
-def _asterisk(ami: Ami, secret: str) -> Control:
-    from .control.asterisk import Asterisk
-
-    return Asterisk(ami.address, ami.username, secret)
-
-
-def _freeswitch(esl: Esl, password: str) -> Control:
-    from .control.freeswitch import FreeSwitch
-
-    return FreeSwitch(esl.address, password)
+    to = login.to_freeswitch if flavour is Flavour.FREESWITCH else login.to_asterisk
+    return to(config)
 
 
 async def _reload(control: Control) -> None:

@@ -68,6 +68,8 @@ class RoundedClient:
             raise ValueError("the API key is not one word of visible ASCII")
         self._base_url = base_url.rstrip("/")
         self._key = key
+        #: The Date of the last answer, as it came.
+        self.date = ""
         self._kept: KeepAliveTransport | None = None
         context = None
         if base_url.startswith("https:") and ca_file:
@@ -231,6 +233,7 @@ class RoundedClient:
         asked = clock()
         try:
             response = await self._send(request)
+            self.date = response.headers.get("date", "")
             try:
                 raw = await _read(response, longest)
             finally:

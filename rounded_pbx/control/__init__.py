@@ -47,7 +47,7 @@ class Control(Protocol):
     async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:
         """Place a call into the dialplan and wait, at most ``seconds``, until it is answered.
 
-        The switch itself stays on the other end of it for as long.
+        The switch itself is the other end of it: Asterisk for as long, FreeSWITCH until it ends.
         """
         ...
 

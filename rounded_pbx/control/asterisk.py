@@ -14,7 +14,8 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterable
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from panoramisk import Manager
@@ -26,8 +27,12 @@ from . import said, word
 
 _SECRET = re.compile(r"[ -~]{1,128}")
 _HOLD_CONFIGURATION = ("res_pjsip", "chan_sip", "pbx_config")
-#: Bytes that the manager may send from one action to the next.
+#: Bytes that the manager may send from one action, or one item of a list, to the next.
 _LIMIT = 64 * 1024
+#: Items of a list: a large FreePBX has some 30,000 lines of dialplan.
+_LONGEST_LIST = 500_000
+#: Seconds that a list may take at least.
+_LIST_TIME = 20.0
 
 # panoramisk logs whole actions, the secret of the login in them: to a logger that no logging
 # configuration can reach.
@@ -69,11 +74,38 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         # An event would count as a success (message.py:82), and have old actions sent again.
         if "Event" not in message:
             super().handle_message(message)
+        elif self._manager.listing is not None and self._manager.listing.takes(message):
+            self._left = _LIMIT
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if not self._manager.lost.done():  # whoever closed it
             self._manager.lost.set_result(None)
+
+
+class _Listing:
+    """The events that an action is answered with, up to the one that completes it."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+        self.items: list[dict[str, str]] = []
+        self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def takes(self, event: Any) -> bool:
+        """Keep an event of ours."""
+        if event.action_id != self.id or self.complete.done():
+            return False
+        if event.eventlist.lower() == "complete":
+            self.complete.set_result(None)
+        else:
+            if len(self.items) >= _LONGEST_LIST:
+                raise ValueError(f"more than {_LONGEST_LIST} items")
+            self.items.append({name.lower(): _text(value) for name, value in event.items()})
+        return True
+
+
+def _text(value: Any) -> str:
+    return "\n".join(value) if isinstance(value, list) else str(value)
 
 
 class _Manager(Manager):  # type: ignore[misc]
@@ -90,6 +122,7 @@ class _Manager(Manager):  # type: ignore[misc]
             protocol_factory=lambda: _Protocol(self),
         )
         self.lost: asyncio.Future[None] = loop.create_future()
+        self.listing: _Listing | None = None
 
     def connection_made(self, f: asyncio.Future[Any]) -> None:
         # Where there is no connection, panoramisk tries again for ever (manager.py:72).
@@ -189,6 +222,32 @@ class Asterisk:
         async with self._within(self._timeout + seconds):
             await self._act("Originate", **fields)
 
+    async def act(self, action: str, **fields: str) -> Mapping[str, str]:
+        """Any other action that is answered with one reply; its headers, in lower case."""
+        async with self._within(self._timeout):
+            reply = await self._act(action, **_lines(fields))
+        return {name.lower(): _text(value) for name, value in reply.items()}
+
+    async def listed(self, action: str, **fields: str) -> list[dict[str, str]]:
+        """Any other action that is answered with a list: its events, their headers in lower case.
+
+        A repeated header is one value with a line each.
+        """
+        async with self._within(max(self._timeout, _LIST_TIME)):
+            manager = self._manager
+            if manager is None:
+                raise SwitchUnreachable(f"{self._address}: not logged in")
+            listing = manager.listing = _Listing()
+            try:
+                await self._act(action, ActionID=listing.id, **_lines(fields))
+                ends = {listing.complete, manager.lost}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                manager.listing = None
+            if not listing.complete.done():
+                raise SwitchUnreachable(f"{self._address}: the connection broke")
+        return listing.items
+
     async def close(self) -> None:
         """Close the connection."""
         manager, self._manager = self._manager, None
@@ -222,3 +281,13 @@ class Asterisk:
         if not reply.success:
             raise CommandFailed(f"{action}: {said(reply.message)}")
         return reply
+
+
+def _lines(fields: Mapping[str, str]) -> Mapping[str, str]:
+    """The fields, if no value of them ends its line; of a variable, AppData may hold anything."""
+    for name, value in fields.items():
+        if not value.isprintable():
+            raise CommandFailed(
+                f"{name} {said(value)!r}: expected one line of printable characters"
+            )
+    return fields

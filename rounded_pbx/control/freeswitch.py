@@ -30,6 +30,10 @@ Result = TypeVar("Result")
 _PASSWORD = re.compile(r"[!-~]{1,128}")
 #: Bytes that the switch may send from one command to the next.
 _LIMIT = 64 * 1024
+#: The same for a command whose answer is a configuration: a dialplan, a directory.
+_LONGEST_ANSWER = 32 * 1024 * 1024
+#: Seconds that such a command may take at least.
+_LONG_TIME = 20.0
 
 
 class _Reader:
@@ -40,7 +44,7 @@ class _Reader:
     """
 
     def __init__(self, sock: Any) -> None:
-        self.left = _LIMIT
+        self.limit = self.left = _LIMIT
         self._sock = sock
         self._read = bytearray()  # of which a line is taken without copying the rest
 
@@ -50,7 +54,7 @@ class _Reader:
         return self.read(self._read.index(b"\n") + 1)
 
     def read(self, length: int) -> bytes:
-        if not 0 <= length <= _LIMIT:
+        if not 0 <= length <= self.limit:
             raise ValueError(f"a message of {length} bytes")
         while len(self._read) < length:
             self._fill()
@@ -60,7 +64,7 @@ class _Reader:
 
     def _fill(self) -> None:
         gevent.sleep(0)
-        data = self._sock.recv(4096)
+        data = self._sock.recv(16384)
         self.left -= len(data)
         if not data or self.left < 0:
             raise EOFError
@@ -99,9 +103,9 @@ class _Client(InboundESL):  # type: ignore[misc]  # greenswitch has no types
         else:
             self.sock_file.read(int(event.headers.get("Content-Length", 0)))
 
-    def send(self, data: str) -> Any:
+    def send(self, data: str, limit: int = _LIMIT) -> Any:
         if self.connected:
-            self.sock_file.left = _LIMIT
+            self.sock_file.limit = self.sock_file.left = limit
         return super().send(data)
 
     def authenticate(self) -> None:
@@ -202,6 +206,13 @@ class FreeSwitch:
         if not reply.startswith("+OK"):
             raise CommandFailed(f"originate: {said(reply)}")
 
+    async def api(self, command: str) -> str:
+        """What any other command says, ``-ERR …`` too; it may be as long as a whole dialplan."""
+        if not command.isprintable():
+            raise CommandFailed(f"{said(command)!r}: expected one line of printable characters")
+        limit = max(self._timeout, _LONG_TIME)
+        return await self._within(limit, lambda: self._api(command, _LONGEST_ANSWER))
+
     async def close(self) -> None:
         """Say nothing more; the thread ends, too."""
         thread, self._thread = self._thread, None
@@ -224,10 +235,10 @@ class FreeSwitch:
         if client is not None:
             client.end()
 
-    def _api(self, command: str) -> str:
+    def _api(self, command: str, limit: int = _LIMIT) -> str:
         if self._client is None:
             raise SwitchUnreachable(f"{self._address}: not logged in")
-        reply = self._client.send(f"api {command}")
+        reply = self._client.send(f"api {command}", limit)
         data = str(reply.data).strip()
         if reply.headers["Content-Type"] != "api/response":  # no permission; or no reply to this
             raise CommandFailed(f"{command.split()[0]}: {said(data)}")

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from .. import call
 from ..config_types import Address
 from ..protocol.agi import ENVIRONMENT_KEYS
-from .sip import Caller
+from ..sip import Caller
 from .stage import HEADER, Stage
 from .switches import Switch, callees
 

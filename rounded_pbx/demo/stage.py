@@ -9,7 +9,7 @@ import time
 from rich.console import Console
 from rich.text import Text
 
-from .sip import SipMessage
+from ..sip import SipMessage
 
 HEADER = "X-Rounded-Call-Id"
 _COLOURS = {

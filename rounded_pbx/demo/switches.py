@@ -13,8 +13,8 @@ from ..config import Config
 from ..config_types import Address
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
+from ..sip import Callee, Caller, SipMessage
 from ..yamlfile import YamlFile
-from .sip import Callee, Caller, SipMessage
 from .stage import Stage
 
 

@@ -114,6 +114,7 @@ class Daemon:
     directory: Path
     command: list[str | Path]
     running: subprocess.Popen[bytes] | None = None
+    listens: tuple[str, int] = (OUTBOUND.host, OUTBOUND.port)
 
     @property
     def log(self) -> str:
@@ -132,7 +133,7 @@ class Daemon:
                 stderr=log,
                 env={**os.environ, "ROUNDED_API_KEY": "sandbox"},
             )
-        wait_until(lambda: answers(OUTBOUND.host, OUTBOUND.port), "the daemon to listen")
+        wait_until(lambda: answers(*self.listens), "the daemon to listen")
 
     def signal(self, number: signal.Signals) -> None:
         assert self.running is not None

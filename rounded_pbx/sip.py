@@ -1,20 +1,21 @@
 """As much SIP over UDP as it takes to place a call, and to answer one, on loopback.
 
-A caller and a callee for the demonstration: no authentication, no retransmission, no media. They
-are no stack for real calls; those are the switch's business.
+A caller and a callee for the demonstration and the doctor: no authentication, no media. They are
+no stack for real calls; those are the switch's business. And an OPTIONS, to see who is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from ..config_types import Address
-from ..errors import ProtocolError
+from .config_types import Address
+from .errors import ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +200,52 @@ class Caller(_Endpoint):
         ]
         peer = (self._peer.host, self._peer.port)
         self.transport.sendto(_message(f"{method} {self._uri} SIP/2.0", headers, body), peer)
+
+
+class _Pinger(asyncio.DatagramProtocol):
+    """Waits for one answer, or for the news that nobody is there."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[SipMessage] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, peer: tuple[str, int]) -> None:
+        with contextlib.suppress(ProtocolError):
+            message = SipMessage.parse(data)
+            if message.status is not None and not self.answer.done():
+                self.answer.set_result(message)
+
+    def error_received(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+async def ping(host: str, port: int, *, limit: float = 2.0) -> SipMessage:
+    """What a SIP server answers to OPTIONS, over UDP; any answer says that it is there.
+
+    Raises:
+        OSError: there is no such host, or nothing listens there.
+        TimeoutError: it said nothing within ``limit`` seconds, as some do.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(limit):
+        transport, pinger = await loop.create_datagram_endpoint(_Pinger, remote_addr=(host, port))
+        try:
+            here = Address(*transport.get_extra_info("sockname")[:2])
+            tag = uuid.uuid4().hex[:12]
+            headers = [
+                ("Via", f"SIP/2.0/UDP {here};rport;branch=z9hG4bK{tag}"),
+                ("From", f"<sip:doctor@{here}>;tag={tag}"),
+                ("To", f"<sip:{host}:{port}>"),
+                ("Call-ID", uuid.uuid4().hex),
+                ("CSeq", "1 OPTIONS"),
+                ("Max-Forwards", "70"),
+            ]
+            request = _message(f"OPTIONS sip:{host}:{port} SIP/2.0", headers)
+            while True:
+                transport.sendto(request)
+                done, _ = await asyncio.wait({pinger.answer}, timeout=0.5)
+                if done:
+                    return pinger.answer.result()
+        finally:
+            transport.close()
+            pinger.answer.cancel()

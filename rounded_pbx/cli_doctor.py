@@ -1,0 +1,82 @@
+"""What ``rounded-pbx doctor`` says, as it finds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .config import config_path, load, read_keys
+from .doctor.examine import examine, not_to_be_used
+from .doctor.prove import prove as prove_calls
+from .doctor.results import CheckResult, Verdict, exit_status
+from .errors import ConfigError
+
+_SHOWN = {
+    Verdict.RIGHT: "[green]right[/]  ",
+    Verdict.LOOK: "[bold yellow]LOOK[/]   ",
+    Verdict.WRONG: "[bold red]WRONG[/]  ",
+    Verdict.SKIPPED: "[dim]skipped[/]",
+}
+_INDENT = " " * 9
+
+
+async def run(given: Path | None, *, prove: bool, live: bool, as_json: bool, out: Console) -> int:
+    """Look, say what is seen, and return the exit status."""
+    # What a library or the stand-in for the daemon logs is no part of what is said here.
+    logging.getLogger().addHandler(logging.NullHandler())
+    results = []
+    async for result in _results(config_path(given), prove=prove, live=live):
+        results.append(result)
+        if not as_json:
+            _say(result, out)
+    status = exit_status(results)
+    if as_json:
+        found = [dataclasses.asdict(result) for result in results]
+        typer.echo(json.dumps({"status": status, "checks": found}, indent=2, ensure_ascii=False))
+    else:
+        count = Counter(result.verdict for result in results)
+        words = {
+            Verdict.WRONG: "wrong",
+            Verdict.LOOK: "to look at",
+            Verdict.SKIPPED: "skipped",
+            Verdict.RIGHT: "right",
+        }
+        said = [f"{count[verdict]} {word}" for verdict, word in words.items() if count[verdict]]
+        out.print(f"\n{', '.join(said)}")
+    return status
+
+
+async def _results(path: Path, *, prove: bool, live: bool) -> AsyncIterator[CheckResult]:
+    try:
+        config = load(path)
+    except ConfigError as error:
+        for result in not_to_be_used(error):
+            yield result
+        return
+    async for result in examine(path, config):
+        yield result
+    if prove:
+        try:
+            keys = {n: k.get_secret_value() for n, k in read_keys(path, config)[0].items()}
+        except ConfigError:
+            keys = {}  # which examine has said
+        async for result in prove_calls(path, config, keys, live=live):
+            yield result
+
+
+def _say(result: CheckResult, out: Console) -> None:
+    name = f"{result.name:24}"
+    out.print(f"{_SHOWN[result.verdict]} [bold]{name}[/] {escape(result.seen)}", soft_wrap=True)
+    for label, text in (("why", result.wrong), ("do", result.todo)):
+        if text:
+            out.print(f"{_INDENT}[bold]{label:4}[/]{escape(text)}", soft_wrap=True)
+    for line in result.evidence:
+        out.print(f"{_INDENT}[cyan]{escape(line)}[/]", soft_wrap=True)

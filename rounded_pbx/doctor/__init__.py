@@ -1,0 +1,1 @@
+"""Looking at everything that a call depends on, from the configuration to the trunk."""

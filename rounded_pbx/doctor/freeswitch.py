@@ -1,0 +1,179 @@
+"""FreeSWITCH, as its event socket shows it: modules, dialplan, trunk."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from ..config import Config
+from ..control import Control
+from ..dialplan.flavours import Flavour
+from ..dialplan.rendering import render
+from ..errors import SwitchError
+from . import freeswitch_dialplan as plans
+from .asterisk_dialplan import few
+from .results import CheckResult, look, right, skipped, wrong
+from .trunk import reach
+
+_MODULES = ("mod_commands", "mod_dialplan_xml", "mod_dptools", "mod_event_socket", "mod_sofia")
+_PREFIX = "freeswitch"
+_INSTALL = (
+    "rounded-pbx dialplan freeswitch --install --reload; in FusionPBX, paste the XML of "
+    "rounded-pbx dialplan fusionpbx anew"
+)
+
+
+class EventSocket(Control, Protocol):
+    """What is asked of FreeSWITCH besides."""
+
+    async def api(self, command: str) -> str:
+        """What a command says."""
+        ...
+
+
+async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator[CheckResult]:
+    """Everything about FreeSWITCH, once somebody has logged in."""
+    try:
+        modules = await socket.loaded(_MODULES)
+        yield _modules(modules)
+        if "mod_dialplan_xml" in modules:
+            found = {
+                context: xml(await socket.api(f"xml_locate dialplan context name {context}"))
+                for context in plans.CONTEXTS
+            }
+            for result in _dialplan(found, config):
+                yield result
+        else:
+            yield skipped(f"{_PREFIX}.contexts", "mod_dialplan_xml is not loaded")
+        if "mod_sofia" not in modules:
+            for name in ("entrances", "transfers", "trunk"):
+                yield skipped(f"{_PREFIX}.{name}", "mod_sofia is not loaded")
+            return
+        async for result in _sofia(socket, config):
+            yield result
+    except SwitchError as error:
+        yield wrong(f"{_PREFIX}.event socket", str(error), "FreeSWITCH did not say", "try again")
+
+
+def xml(text: str) -> ET.Element | None:
+    """XML that FreeSWITCH wrote, or None where it has none to show."""
+    try:
+        return ET.fromstring(text[text.index("<") :])  # noqa: S314 - the admin's own switch
+    except (ET.ParseError, ValueError):
+        return None
+
+
+def _modules(loaded: frozenset[str]) -> CheckResult:
+    name = f"{_PREFIX}.modules"
+    gone = [module for module in _MODULES if module not in loaded]
+    if not gone:
+        return right(name, f"{len(_MODULES)} modules that the dialplan needs are loaded")
+    commands = ", ".join(f"load {module}" for module in gone)
+    return wrong(
+        name,
+        f"not loaded: {', '.join(gone)}",
+        "the dialplan cannot work without",
+        f"fs_cli -x, each: {commands}; and see modules.conf.xml",
+    )
+
+
+def _dialplan(found: dict[str, ET.Element | None], config: Config) -> tuple[CheckResult, ...]:
+    contexts, header, plan = (f"{_PREFIX}.{name}" for name in ("contexts", "header", "dialplan"))
+    rendered = render(Flavour.FREESWITCH, config)
+    if rendered.problems:
+        return (skipped(contexts, "no dialplan can be written: " + few(rendered.problems)),)
+    expected = plans.written(rendered.files)
+    live = {name: plans.ours(name, element) for name, element in found.items()}
+    gone = [name for name in plans.CONTEXTS if not live[name]]
+    if gone:
+        what = "not loaded: " + ", ".join(gone)
+        if "public" in gone:
+            what += " (public: its extensions rounded-…)"
+        return (wrong(contexts, what, "a call finds no way through", _INSTALL),)
+    results = [right(contexts, "public, rounded_bridge and rounded_after are loaded")]
+    handler = plans.header_problem(live)
+    differing = plans.differences(expected, live)
+    if handler:
+        results.append(wrong(header, handler, "the id is not on the agent's INVITE", _INSTALL))
+        differing = [text for text in differing if plans.HEADER not in text]
+    else:
+        results.append(right(header, "in the braces of one bridge: on the agent's leg alone"))
+    if differing:
+        what = "what is loaded is not what the configuration says"
+        results.append(wrong(plan, few(differing), what, _INSTALL))
+    else:
+        results.append(right(plan, "as the configuration says"))
+    return tuple(results)
+
+
+async def _sofia(socket: EventSocket, config: Config) -> AsyncIterator[CheckResult]:
+    entrances, transfers, trunk_name = (
+        f"{_PREFIX}.{name}" for name in ("entrances", "transfers", "trunk")
+    )
+    status = xml(await socket.api("sofia xmlstatus"))
+    names = {
+        kind: [element.findtext("name") or "" for element in status.iter(kind)]
+        for kind in ("profile", "gateway")
+        if status is not None
+    }
+    found, looked = [], 0
+    for kind, each in names.items():
+        for name in each:
+            if not name.isprintable() or " " in name:
+                continue
+            shown = xml(await socket.api(f"sofia xmlstatus {kind} {name}"))
+            context = (shown.findtext(".//context") or "") if shown is not None else ""
+            looked += 1
+            if context in plans.INNER:
+                found.append(f"{kind} {name}: context {context}")
+    dialplan = xml(await socket.api("xml_locate dialplan"))
+    directory = xml(await socket.api("xml_locate directory"))
+    found += plans.trespassers(dialplan, directory)
+    if found:
+        yield wrong(
+            entrances,
+            few(found),
+            "these calls pass by the checks of public",
+            "lead calls to public only, and give rounded_bridge and rounded_after to nobody",
+        )
+    else:
+        yield right(entrances, f"none of {looked} profiles and gateways, no user, no extension")
+    sofia = xml(await socket.api("xml_locate configuration configuration name sofia.conf"))
+    open_ones = plans.profiles_that_transfer(sofia)
+    if sofia is None:
+        yield skipped(transfers, "FreeSWITCH does not show sofia.conf")
+    elif open_ones:
+        yield look(
+            transfers,
+            f"profiles without disable-transfer: {', '.join(open_ones)}",
+            "a caller's REFER there can make FreeSWITCH dial anything, past every dialplan",
+            'in the profile of your callers: <param name="disable-transfer" value="true"/>',
+        )
+    else:
+        yield right(transfers, "disable-transfer is true in every profile")
+    if config.trunk is None:
+        yield skipped(trunk_name, "trunk is missing in the configuration")
+        return
+    gateway = config.trunk.name
+    shown = xml(await socket.api(f"sofia xmlstatus gateway {gateway}"))
+    if shown is None:
+        yield wrong(trunk_name, f"no gateway {gateway}", "there is no trunk to dial", _INSTALL)
+        return
+    state, proxy = shown.findtext("state") or "", shown.findtext("proxy") or ""
+    if config.trunk.address not in proxy:
+        what = f"gateway {gateway}: proxy {proxy}, expected {config.trunk.host}"
+        todo = f"{_INSTALL}; a gateway that has changed: sofia profile external killgw {gateway}"
+        yield wrong(trunk_name, what, "it is not ours", todo)
+    elif shown.findtext("status") == "DOWN" or state not in ("NOREG", "REGED"):
+        yield wrong(
+            trunk_name,
+            f"gateway {gateway}: {state}, {shown.findtext('status')}",
+            "no call can reach the agent",
+            f"trunk.host ({config.trunk.host}), its user name and password, and the firewall",
+        )
+    elif state == "REGED":
+        yield right(trunk_name, f"gateway {gateway} is registered at {proxy}")
+    else:
+        protocol = "tcp" if "transport=tcp" in proxy else "tls" if "=tls" in proxy else "udp"
+        yield await reach(trunk_name, config.trunk, protocol)

@@ -1,0 +1,288 @@
+"""Proving that the id is on the wire, and that a call goes out where the daemon is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import math
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..api import RoundedClient
+from ..call import CallContext, CallerId, Switch
+from ..config import Config
+from ..config_types import Address
+from ..control import word
+from ..control.login import to_asterisk, to_freeswitch
+from ..dialplan.flavours import Flavour
+from ..dialplan.rendering import render
+from ..errors import ApiError, CommandFailed, SwitchError
+from ..routing import Next, Route
+from . import asterisk_dialplan, asterisk_proof, freeswitch_dialplan, freeswitch_proof
+from .asterisk import Manager
+from .asterisk_proof import BACK, FALLBACK, CannotProve
+from .freeswitch import EventSocket, xml
+from .listener import HEADER, Trunk, nobody, rehearsal, trunk
+from .results import CheckResult, look, right, skipped, wrong
+
+#: Seconds that FreeSWITCH's call goes on after our listener has been asked.
+_STAY = 0.5
+#: Seconds that a request for the platform's own view may take.
+_LIMIT = 10.0
+
+#: One call through a copy of the dialplan: our listener, and the daemon instead of the real one.
+Rehearse = Callable[[Trunk, Address | None], Awaitable[None]]
+
+
+async def prove(
+    path: Path, config: Config, keys: Mapping[str, str], *, live: bool
+) -> AsyncIterator[CheckResult]:
+    """Calls that end at a listener of ours; with ``live``, one of them is staged for real."""
+    with _alone(path) as alone:
+        for switch, login, connect, rehearse in (
+            (Switch.ASTERISK, config.asterisk.ami, to_asterisk, _on_asterisk),
+            (Switch.FREESWITCH, config.freeswitch.esl, to_freeswitch, _on_freeswitch),
+        ):
+            name = f"prove.{switch}"
+            if login is None:
+                continue
+            if not alone:
+                yield skipped(name, "another doctor is proving already")
+                continue
+            try:
+                control: Any = connect(config)  # which goes with the function beside it
+                await control.log_in()
+            except (ValueError, SwitchError):
+                yield skipped(name, f"nobody could log in: see {switch}.login")
+                continue
+            try:
+                call = _Call(switch, config)
+                async for result in _prove(call, partial(rehearse, control, call), keys, live=live):
+                    yield result
+            finally:
+                await control.close()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether nobody else proves with this configuration: two would take each other's copy."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class _Call:
+    """The call that is placed: what is dialled, by whom, and what ought to become of it."""
+
+    def __init__(self, switch: Switch, config: Config) -> None:
+        self.switch = switch
+        self.config = config
+        flavour = Flavour.ASTERISK if switch is Switch.ASTERISK else Flavour.FREESWITCH
+        self.rendered = render(flavour, config)
+        self.did = self.rendered.did
+        self.caller = config.numbers.withheld or self.did
+        wanted = CallContext(switch=switch, did=self.did, caller=CallerId(self.caller, ""))
+        self.route: Route | None = config.route_table().find(wanted)
+        #: Seconds after which it has rung wherever it rings.
+        self.patience = math.ceil(config.calls.deadline + 0.5) + 6
+
+
+async def _prove(
+    call: _Call, rehearse: Rehearse, keys: Mapping[str, str], *, live: bool
+) -> AsyncIterator[CheckResult]:
+    name = f"prove.{call.switch}"
+    if call.rendered.problems:
+        yield skipped(name, "no dialplan can be written: " + call.rendered.problems[0])
+        return
+    placed = 0
+    try:
+        async with rehearsal(call.config) as stand_in, trunk() as listener:
+            await rehearse(listener, stand_in.address[call.switch])
+            placed += 1
+            yield _staged(f"{name}.staged", call, listener, stand_in.staged, stand_in.said)
+        async with trunk() as listener:
+            await rehearse(listener, nobody())
+            placed += 1
+            yield _unreachable(f"{name}.unreachable", call, listener)
+        if live:
+            async with trunk() as listener:
+                await rehearse(listener, None)
+                placed += 1
+                yield await _live(f"{name}.live", call, listener, keys)
+    except CannotProve as error:
+        yield look(name, str(error), "it was not proven", "rounded-pbx dialplan, --install")
+    except SwitchError as error:
+        yield wrong(name, str(error), "the switch did not place the call", "see its own log")
+    if placed:
+        yield right(
+            f"{name}.remains",
+            f"nothing was dialled outside; each of the {placed} calls from {call.caller} to "
+            f"{call.did} leaves a row in the switch's call records (CDR)",
+        )
+
+
+def _staged(name: str, call: _Call, listener: Trunk, call_id: str, said: list[str]) -> CheckResult:
+    if not call_id:
+        why = next((text for text in said if "did=" in text), "it was not asked")
+        return wrong(
+            name,
+            f"our own daemon staged nothing: {why}",
+            "the dialplan did not get to ask, or the call is not one that can be staged",
+            f"rounded-pbx route --did {call.did} --from {call.caller}",
+        )
+    if not listener.invites:
+        return wrong(name, "no INVITE arrived", "the agent is not dialled", _dialplan(call))
+    ids = listener.invites[0].all(HEADER)
+    if ids != [call_id]:
+        what = f"{HEADER}: {', '.join(ids)}" if ids else f"the INVITE has no {HEADER}"
+        found = wrong(
+            name,
+            f"{what}; expected {call_id}",
+            "the agent that waits is not found",
+            _dialplan(call),
+        )
+        return replace(found, evidence=listener.evidence)
+    found = right(name, f"the INVITE carries the id that was staged for {call.did}")
+    return replace(found, evidence=listener.evidence)
+
+
+def _unreachable(name: str, call: _Call, listener: Trunk) -> CheckResult:
+    """What becomes of a call that no daemon answers: as the DID's own line says."""
+    route = call.route
+    target = route.fallback.get(call.switch, "") if route else ""
+    policy = route.on_failure if route else call.config.calls.default_on_failure
+    if policy is Next.HANGUP:
+        if listener.invites:
+            what = f"it went to {listener.user}"
+            return wrong(name, what, "on_failure: hangup says that it ends", _dialplan(call))
+        return right(name, "the call ended, as on_failure: hangup says")
+    expected, where = call.did, "to the agent, without an id"
+    if policy is Next.FALLBACK:
+        expected, where = FALLBACK, f"to its fallback, {target}"
+        if not target:
+            expected, where = BACK, "back to the line that follows yours"
+            if call.switch is Switch.FREESWITCH:
+                if listener.invites:
+                    what = f"it went to {listener.user}"
+                    return wrong(name, what, "it has no fallback", _dialplan(call))
+                return right(name, "the call ended: on_failure: fallback, and it has none")
+    if listener.user != expected:
+        went = f"it went to {listener.user}" if listener.invites else "it went nowhere"
+        if listener.user == BACK:
+            went = f"there is no {target} in the dialplan: the call came back"
+        return wrong(name, went, f"expected: {where}", _dialplan(call))
+    if listener.id:
+        return wrong(name, f"{HEADER}: {listener.id}", "nobody staged it", _dialplan(call))
+    found = right(name, f"with no daemon, the call went {where}")
+    return replace(found, evidence=listener.evidence)
+
+
+async def _live(name: str, call: _Call, listener: Trunk, keys: Mapping[str, str]) -> CheckResult:
+    """What the platform says of the call that the real daemon staged."""
+    if not listener.id:
+        return wrong(
+            name,
+            f"the daemon gave no id for {call.did}",
+            "the call was not staged",
+            "the daemon's log says why; its API key, its network",
+        )
+    account = call.route.account if call.route else ""
+    key = keys.get(account)
+    if key is None:
+        return skipped(name, f"staged as {listener.id}; its account's key cannot be read here")
+    api = call.config.api
+    ca_file = str(api.ca_file) if api.ca_file else None
+    async with RoundedClient(api.base_url, key, ca_file=ca_file, trust_env=api.trust_env) as client:
+        try:
+            async with asyncio.timeout(_LIMIT):
+                status = await client.call_status(listener.id)
+        except (ApiError, TimeoutError) as error:
+            return wrong(
+                name,
+                f"the platform does not show the call {listener.id}: {error or 'no answer'}",
+                "the daemon and the doctor may use different accounts",
+                f"restart the daemon, and look at accounts.{account}",
+            )
+    seen = f"the platform has the call {listener.id}, status {status}; nobody will take it up"
+    return replace(right(name, seen), evidence=listener.evidence)
+
+
+def _dialplan(call: _Call) -> str:
+    return f"rounded-pbx dialplan {call.switch} --install --reload"
+
+
+async def _on_asterisk(
+    manager: Manager, call: _Call, listener: Trunk, daemon: Address | None
+) -> None:
+    section = call.config.trunk
+    assert section is not None  # noqa: S101 - a dialplan could be written
+    live = asterisk_dialplan.loaded(await manager.listed("ShowDialPlan"))
+    text = next(t for name, t in call.rendered.files.items() if name.startswith("extensions"))
+    gone = asterisk_dialplan.missing(asterisk_dialplan.written(text), live)
+    if gone:
+        raise CannotProve(f"not loaded: {', '.join(gone)}")
+    lines = asterisk_proof.copy(live, section, listener.here, daemon)
+    if not any(line.data.startswith("SIP/") for line in lines):
+        unsafe = await asterisk_proof.outbound_proxy(manager, section)
+        if unsafe:
+            raise CannotProve(unsafe)
+    async with asterisk_proof.loaded(manager, lines):
+        with contextlib.suppress(CommandFailed):  # it was not answered: the listener knows
+            await manager.originate(
+                call.did, asterisk_proof.ENTRY, caller=call.caller, seconds=call.patience
+            )
+
+
+async def _on_freeswitch(
+    socket: EventSocket, call: _Call, listener: Trunk, daemon: Address | None
+) -> None:
+    section = call.config.trunk
+    assert section is not None  # noqa: S101 - a dialplan could be written
+    live = {}
+    for context in freeswitch_dialplan.CONTEXTS:
+        element = xml(await socket.api(f"xml_locate dialplan context name {context}"))
+        live[context] = freeswitch_dialplan.ours(context, element)
+        if not live[context]:
+            raise CannotProve(f"not loaded: {context}")
+    gateway = xml(await socket.api(f"sofia xmlstatus gateway {section.name}"))
+    profile = (gateway.findtext("profile") or "") if gateway is not None else ""
+    shown = xml(await socket.api(f"sofia xmlstatus profile {word(profile, 'profile')}"))
+    proxy = (shown.findtext(".//outbound-proxy") or "") if shown is not None else "?"
+    if proxy != "N/A":
+        raise CannotProve(f"the profile {profile} has outbound-proxy={proxy}")
+    folder = Path((await socket.api("global_getvar temp_dir")).strip())
+    call_id = str(uuid.uuid4())
+    try:
+        with freeswitch_proof.written(folder) as file:
+            file.write_text(
+                freeswitch_proof.copy(
+                    live,
+                    gateway=section.name,
+                    profile=profile,
+                    listener=listener.here,
+                    daemon=daemon,
+                    file=str(file),
+                ),
+                encoding="utf-8",
+            )
+            variables = f"origination_uuid={call_id},origination_caller_id_number={call.caller}"
+            where = f"{word(call.did, 'DID')} XML:{file} {freeswitch_proof.ENTRY}"
+            reply = await socket.api(f"originate {{{variables}}}null/1 {where}")
+            if not reply.startswith("+OK"):
+                raise CommandFailed(f"originate: {reply.strip()[:200]}")
+            await listener.until_asked(call.patience)
+            await asyncio.sleep(_STAY)
+            await socket.api(f"uuid_kill {call_id}")
+    except OSError as error:
+        raise CannotProve(
+            f"{folder}: {error.strerror}; expected FreeSWITCH's temp_dir, on this machine"
+        ) from None

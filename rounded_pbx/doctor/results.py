@@ -1,0 +1,60 @@
+"""What the doctor says of one thing that it has looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """How a thing is; ``look`` wants somebody's eyes, ``skipped`` could not be seen."""
+
+    RIGHT = "right"
+    LOOK = "look"
+    WRONG = "wrong"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check: what was seen, what is wrong with it, and what to do.
+
+    ``name`` is the same from run to run: ``asterisk.modules``. ``evidence`` are lines to be shown
+    as they are.
+    """
+
+    name: str
+    verdict: Verdict
+    seen: str
+    wrong: str = ""
+    todo: str = ""
+    evidence: tuple[str, ...] = ()
+
+
+def right(name: str, seen: str) -> CheckResult:
+    """It is as it should be."""
+    return CheckResult(name, Verdict.RIGHT, seen)
+
+
+def wrong(name: str, seen: str, why: str, todo: str) -> CheckResult:
+    """It is not."""
+    return CheckResult(name, Verdict.WRONG, seen, why, todo)
+
+
+def look(name: str, seen: str, why: str, todo: str) -> CheckResult:
+    """It may be, and only somebody who knows the place can say."""
+    return CheckResult(name, Verdict.LOOK, seen, why, todo)
+
+
+def skipped(name: str, why: str) -> CheckResult:
+    """It could not be looked at, because of something that is said elsewhere."""
+    return CheckResult(name, Verdict.SKIPPED, why)
+
+
+def exit_status(results: Iterable[CheckResult]) -> int:
+    """0: all is right; 1: something wants a look; 2: something is wrong."""
+    verdicts = {result.verdict for result in results}
+    if Verdict.WRONG in verdicts:
+        return 2
+    return 1 if Verdict.LOOK in verdicts else 0

@@ -1,0 +1,350 @@
+"""The doctor on a real Asterisk: all is well, then one fault at a time, each named and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rounded_pbx.demo.asterisk import MODULES
+from rounded_pbx.dialplan.flavours import ABOUT, Flavour
+
+from ..lab import asterisk as switches
+from ..lab import doctor as doctors
+from ..lab.asterisk import Asterisk
+from ..lab.daemon import Daemon, SandboxThread
+from ..lab.doctor import DID, SECRET, Clinic, verdicts
+from ..lab.processes import free_port, rounded_pbx
+
+RIGHTS = "system,reporting,originate"
+EXTENSIONS = f"""[general]
+static=yes
+writeprotect=no
+[from-trunk]
+exten => {DID},1,Gosub(rounded,${{EXTEN}},1)
+ same => n,Hangup()
+[from-internal]
+exten => 600,1,Hangup()
+"""
+
+
+class Ward:
+    """The switch, its daemon, and the doctor."""
+
+    def __init__(
+        self, clinic: Clinic, asterisk: Asterisk, daemon: Daemon, trunk: str, api: str, flavour: str
+    ) -> None:
+        self.clinic, self.asterisk, self.daemon = clinic, asterisk, daemon
+        self.trunk, self.api = trunk, api
+        self.chan_sip = flavour == "asterisk-chan-sip"
+        self.extensions, self.trunk_file = ABOUT[Flavour(flavour)].files
+        self.sip = "sip.conf" if self.chan_sip else "pjsip.conf"
+
+    def edit(self, name: str, old: str, new: str, *commands: str) -> None:
+        """Change a file of the switch's configuration, and let it be read."""
+        file = self.asterisk.directory / name
+        text = file.read_text()
+        assert old in text, f"{old!r} is not in {name}"
+        file.write_text(text.replace(old, new))
+        for command in commands:
+            self.asterisk.cli(command)
+
+    def found(self, *options: str, secret: str = SECRET) -> dict[str, str]:
+        """What the doctor says is wrong."""
+        status, checks = self.clinic.doctor(*options, secret=secret)
+        found = verdicts(checks, "wrong")
+        assert status == (2 if found else 1 if verdicts(checks) else 0)
+        return found
+
+
+KINDS = {"22": (22, "asterisk"), "16": (16, "asterisk"), "16-chan_sip": (16, "asterisk-chan-sip")}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def ward(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    the_sandbox: SandboxThread,
+) -> Iterator[Ward]:
+    version, flavour = KINDS[request.param]
+    chan_sip = flavour == "asterisk-chan-sip"
+    folder = tmp_path_factory.mktemp(f"doctor-{request.param}")
+    sip, ami, fastagi = free_port(kind=socket.SOCK_DGRAM), free_port(), free_port()
+    modules = MODULES
+    if chan_sip:
+        modules = "".join(f"{row}\n" for row in MODULES.splitlines() if "pjsip" not in row)
+        modules += "load=chan_sip.so\n"
+    files = {
+        "modules.conf": modules,
+        "extensions.conf": EXTENSIONS,
+        "manager.conf": f"[general]\nenabled=yes\nbindaddr=127.0.0.1\nport={ami}\n"
+        f"[rounded]\nsecret={SECRET}\nread={RIGHTS}\nwrite={RIGHTS}\n",
+        "pjsip.conf": f"[transport-udp]\ntype=transport\nprotocol=udp\nbind=127.0.0.1:{sip}\n"
+        "[phone]\ntype=endpoint\ncontext=from-internal\nallow=alaw\n",
+        "sip.conf": f"[general]\nudpbindaddr=127.0.0.1:{sip}\ncontext=nowhere\n"
+        "[phone]\ntype=peer\nhost=127.0.0.4\ncontext=from-internal\n",
+        "cdr.conf": "[general]\nenable=yes\nunanswered=yes\n",
+    }
+    section = (
+        "asterisk:\n  fastagi: {{listen: '127.0.0.1:{daemon}', allow: ['127.0.0.0/8']}}\n"
+        f"  ami: {{{{address: '127.0.0.1:{ami}', username: rounded, secret_env: SECRET}}}}\n"
+        "freeswitch: {{outbound: {{listen: off}}}}"
+    )
+    with doctors.answering_options() as trunk:
+        text = doctors.config(the_sandbox.url, trunk, str(fastagi), folder, section)
+        clinic = Clinic(folder, text)
+        clinic.write()
+        with switches.running(version, folder / "asterisk", files) as asterisk:
+            daemon = Daemon(folder, rounded_pbx("serve", "--config", clinic.file))
+            daemon.listens = ("127.0.0.1", fastagi)
+            ran = clinic.rounded_pbx(
+                "dialplan", flavour, "--install", "--reload", "--folder", str(asterisk.directory)
+            )
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            daemon.start()
+            try:
+                yield Ward(clinic, asterisk, daemon, trunk, the_sandbox.url, flavour)
+            finally:
+                daemon.stop()
+
+
+def test_a_healthy_switch_has_nothing_wrong(ward: Ward) -> None:
+    status, checks = ward.clinic.doctor()
+    assert verdicts(checks, "wrong", "look", "skipped") == {}
+    assert status == 0
+
+
+@contextlib.contextmanager
+def kept(ward: Ward, *names: str) -> Iterator[None]:
+    """Files of the switch that are put back, and read again."""
+    before = {name: (ward.asterisk.directory / name).read_bytes() for name in names}
+    try:
+        yield
+    finally:
+        for name, content in before.items():
+            (ward.asterisk.directory / name).write_bytes(content)
+        ward.asterisk.cli("dialplan reload")
+        ward.asterisk.cli("sip reload" if ward.chan_sip else "module reload res_pjsip.so")
+        ward.asterisk.cli("manager reload")
+
+
+Fault = Callable[[Ward], contextlib.AbstractContextManager[None]]
+FAULTS: dict[str, tuple[str, str, Fault]] = {}
+
+
+def fault(name: str, says: str) -> Callable[[Callable[[Ward], Iterator[None]]], Fault]:
+    """A fault, the check that must name it, and what must be said."""
+
+    def register(inject: Callable[[Ward], Iterator[None]]) -> Fault:
+        managed = contextlib.contextmanager(inject)
+        FAULTS[inject.__name__] = (name, says, managed)
+        return managed
+
+    return register
+
+
+@fault("asterisk.modules", "func_uri")
+def module_unloaded(ward: Ward) -> Iterator[None]:
+    ward.asterisk.cli("module unload func_uri.so")
+    yield
+    ward.asterisk.cli("module load func_uri.so")
+
+
+@fault("asterisk.modules", "res_agi")
+def no_agi(ward: Ward) -> Iterator[None]:
+    ward.asterisk.cli("module unload res_agi.so")
+    yield
+    ward.asterisk.cli("module load res_agi.so")
+
+
+@fault("asterisk.modules", "pbx_config")
+def no_dialplan_at_all(ward: Ward) -> Iterator[None]:
+    ward.asterisk.cli("module unload pbx_config.so")
+    yield
+    ward.asterisk.cli("module load pbx_config.so")
+
+
+@fault("asterisk.contexts", "rounded-stage")
+def context_missing(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.extensions):
+        ward.edit(ward.extensions, "[rounded-stage]", "[gone]", "dialplan reload")
+        yield
+
+
+@fault("asterisk.login", "refused the user rounded")
+def wrong_password(ward: Ward) -> Iterator[None]:
+    with kept(ward, "manager.conf"):
+        ward.edit("manager.conf", SECRET, "another", "manager reload")
+        yield
+
+
+@fault("asterisk.login", "No route to host|Connect call failed|refused")
+def manager_switched_off(ward: Ward) -> Iterator[None]:
+    with kept(ward, "manager.conf"):
+        ward.edit("manager.conf", "enabled=yes", "enabled=no", "manager reload")
+        yield
+
+
+@fault("asterisk.rights", "system")
+def rights_missing(ward: Ward) -> Iterator[None]:
+    with kept(ward, "manager.conf"):
+        ward.edit("manager.conf", f"write={RIGHTS}", "write=originate", "manager reload")
+        yield
+
+
+@fault("daemon.asterisk.allow", "127.0.0.1/32")
+def wrong_acl(ward: Ward) -> Iterator[None]:
+    ward.daemon.stop()
+    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
+    ward.daemon.start()
+    yield
+    ward.daemon.stop()
+    ward.clinic.write()
+    ward.daemon.start()
+
+
+@fault("daemon.asterisk", "another configuration")
+def daemon_with_an_older_configuration(ward: Ward) -> Iterator[None]:
+    ward.daemon.stop()
+    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
+    ward.daemon.start()
+    ward.clinic.write()
+    yield
+    ward.daemon.stop()
+    ward.daemon.start()
+
+
+@fault("daemon.asterisk", "is not there")
+def daemon_down(ward: Ward) -> Iterator[None]:
+    ward.daemon.stop()
+    yield
+    ward.daemon.start()
+
+
+@fault("daemon.asterisk", "hangs")
+def daemon_frozen(ward: Ward) -> Iterator[None]:
+    ward.daemon.signal(signal.SIGSTOP)
+    yield
+    ward.daemon.signal(signal.SIGCONT)
+
+
+@fault("api.key.default", "wrong")
+def api_key_wrong(ward: Ward) -> Iterator[None]:
+    key = ward.clinic.folder / "api_key"
+    key.write_text("another\n")
+    yield
+    key.write_text("sandbox\n")
+
+
+@fault("secrets", "chmod 0600")
+def key_open_to_all(ward: Ward) -> Iterator[None]:
+    key = ward.clinic.folder / "api_key"
+    key.chmod(0o644)
+    yield
+    key.chmod(0o600)
+
+
+@fault("api.reach", "does not answer")
+def api_away(ward: Ward) -> Iterator[None]:
+    ward.clinic.write((ward.api, "http://127.0.0.1:9"))
+    yield
+    ward.clinic.write()
+
+
+@fault("asterisk.dialplan", "rounded_cap")
+def stale_dialplan(ward: Ward) -> Iterator[None]:
+    ward.clinic.write(("routes:", "calls: {deadline: 3.0}\nroutes:"))
+    yield
+    ward.clinic.write()
+
+
+@fault("asterisk.dialplan", "ROUNDED_FALLBACK")
+def a_line_that_an_admin_changed(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.extensions):
+        old, new = "ROUNDED_FALLBACK=from-internal,600,1", "ROUNDED_FALLBACK=elsewhere,600,1"
+        ward.edit(ward.extensions, old, new, "dialplan reload")
+        yield
+
+
+@fault("asterisk.header", "on the caller's channel")
+def handler_on_the_wrong_channel(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.extensions):
+        ward.edit(ward.extensions, "ib(rounded-header", "iB(rounded-header", "dialplan reload")
+        yield
+
+
+@fault("asterisk.header", "no Dial")
+def no_handler(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.extensions):
+        handler = ",ib(rounded-header^s^1(${ROUNDED_CALL_ID})))"
+        ward.edit(ward.extensions, handler, ",i)", "dialplan reload")
+        yield
+
+
+@fault("asterisk.entrances", "from-trunk")
+def a_line_into_an_inner_context(ward: Ward) -> Iterator[None]:
+    with kept(ward, "extensions.conf"):
+        more = "[from-trunk]\nexten => 9,1,Goto(rounded-call,${EXTEN},1)"
+        ward.edit("extensions.conf", "[from-trunk]", more, "dialplan reload")
+        yield
+
+
+@fault("asterisk.entrances", "phone")
+def an_endpoint_in_an_inner_context(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.sip):
+        reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
+        ward.edit(ward.sip, "context=from-internal", "context=rounded-call", reload)
+        yield
+
+
+@fault("asterisk.trunk", "no call can reach the agent")
+def trunk_unreachable(ward: Ward) -> Iterator[None]:
+    gone = f"127.0.0.3:{free_port('127.0.0.3', socket.SOCK_DGRAM)}"
+    with kept(ward, ward.trunk_file):
+        port, other = ward.trunk.partition(":")[2], gone.partition(":")[2]
+        reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
+        ward.edit(ward.trunk_file, port, other, reload)
+        ward.clinic.write((ward.trunk, gone))
+        yield
+        ward.clinic.write()
+
+
+@fault("asterisk.trunk", "no (endpoint|peer) rounded")
+def no_trunk(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.trunk_file):
+        reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
+        ward.edit(ward.trunk_file, "[rounded]", "[other]", reload)
+        yield
+
+
+@fault("asterisk.trunk", "expected rounded-from-agent")
+def trunk_in_another_context(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.trunk_file):
+        reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
+        ward.edit(ward.trunk_file, "\ncontext=rounded-from-agent", "\ncontext=from-trunk", reload)
+        yield
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_and_no_other(ward: Ward, name: str) -> None:
+    check, says, inject = FAULTS[name]
+    with inject(ward):
+        found = ward.found()
+    assert list(found) == [check]
+    assert re.search(says, found[check]), found[check]
+
+
+def test_all_is_well_again(ward: Ward) -> None:
+    assert ward.clinic.doctor()[0] == 0
+
+
+def test_a_dialplan_that_leads_nowhere_wants_a_look(ward: Ward) -> None:
+    with kept(ward, "extensions.conf"):
+        ward.edit("extensions.conf", "Gosub(rounded,", "NoOp(rounded-", "dialplan reload")
+        status, checks = ward.clinic.doctor()
+    assert status == 1
+    assert list(verdicts(checks)) == ["asterisk.way in"]
