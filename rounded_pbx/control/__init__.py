@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Protocol
 
+from ..config_types import Address
 from ..errors import CommandFailed
 
 #: What may stand in a command: nothing of it ends a line, splits an argument or is expanded. No @:
@@ -27,6 +28,8 @@ class Control(Protocol):
         LoginRefused: the password is wrong, or the switch's own ACL keeps us out.
         CommandFailed: it refused the command; or an argument could not be sent safely.
     """
+
+    address: Address
 
     async def log_in(self) -> None:
         """Connect and prove who we are."""

@@ -146,7 +146,7 @@ class Asterisk:
     def __init__(
         self, address: Address, username: str, secret: str, *, timeout: float = 5.0
     ) -> None:
-        self._address = address
+        self.address = address
         self._username = username
         self._secret = secret
         self._timeout = timeout
@@ -165,18 +165,18 @@ class Asterisk:
             raise
 
     async def _connect(self, username: str) -> None:
-        manager = self._manager = _Manager(self._address)
+        manager = self._manager = _Manager(self.address)
         try:
             async with self._within(self._timeout):
                 await manager.connect()
                 await self._act("Login", Username=username, Secret=self._secret, Events="off")
         except CommandFailed:
             raise LoginRefused(
-                f"{self._address}: Asterisk refused the user {username}, the secret or this address"
+                f"{self.address}: Asterisk refused the user {username}, the secret or this address"
             ) from None
         except OSError as error:  # asyncio's own text names the address once more
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise SwitchUnreachable(f"{self._address}: {reason}") from None
+            raise SwitchUnreachable(f"{self.address}: {reason}") from None
 
     async def version(self) -> str:
         """What CoreSettings says."""
@@ -236,7 +236,7 @@ class Asterisk:
         async with self._within(max(self._timeout, _LIST_TIME)):
             manager = self._manager
             if manager is None:
-                raise SwitchUnreachable(f"{self._address}: not logged in")
+                raise SwitchUnreachable(f"{self.address}: not logged in")
             listing = manager.listing = _Listing()
             try:
                 await self._act(action, ActionID=listing.id, **_lines(fields))
@@ -245,7 +245,7 @@ class Asterisk:
             finally:
                 manager.listing = None
             if not listing.complete.done():
-                raise SwitchUnreachable(f"{self._address}: the connection broke")
+                raise SwitchUnreachable(f"{self.address}: the connection broke")
         return listing.items
 
     async def close(self) -> None:
@@ -265,19 +265,19 @@ class Asterisk:
                 yield
         except TimeoutError:
             await self.close()
-            raise SwitchUnreachable(f"{self._address}: no answer within {seconds:g} s") from None
+            raise SwitchUnreachable(f"{self.address}: no answer within {seconds:g} s") from None
 
     async def _act(self, action: str, **fields: str) -> Any:
         manager = self._manager
         if manager is None or manager.protocol is None:
-            raise SwitchUnreachable(f"{self._address}: not logged in")
+            raise SwitchUnreachable(f"{self.address}: not logged in")
         reply = None
         if not manager.protocol.closed:
             answer = manager.send_action({"Action": action, **fields}, as_list=False)
             await asyncio.wait({answer, manager.lost}, return_when=asyncio.FIRST_COMPLETED)
             reply = answer.result() if answer.done() else None
         if reply is None:
-            raise SwitchUnreachable(f"{self._address}: the connection broke")
+            raise SwitchUnreachable(f"{self.address}: the connection broke")
         if not reply.success:
             raise CommandFailed(f"{action}: {said(reply.message)}")
         return reply

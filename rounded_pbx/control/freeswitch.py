@@ -131,7 +131,7 @@ class FreeSwitch:
     """
 
     def __init__(self, address: Address, password: str, *, timeout: float = 5.0) -> None:
-        self._address = address
+        self.address = address
         self._password = password
         self._timeout = timeout
         self._thread: ThreadPoolExecutor | None = None
@@ -141,8 +141,8 @@ class FreeSwitch:
         """Connect and authenticate."""
         if not _PASSWORD.fullmatch(self._password):
             raise LoginRefused("the event socket's password is one line of visible ASCII")
-        if ":" in self._address.host:  # esl.py:225
-            raise SwitchUnreachable(f"{self._address}: greenswitch connects over IPv4 only")
+        if ":" in self.address.host:  # esl.py:225
+            raise SwitchUnreachable(f"{self.address}: greenswitch connects over IPv4 only")
         await self.close()
         self._thread = ThreadPoolExecutor(1, "freeswitch")
         try:
@@ -152,16 +152,16 @@ class FreeSwitch:
             raise
 
     def _connect(self) -> None:
-        host, port = self._address.host, self._address.port
+        host, port = self.address.host, self.address.port
         client = self._client = _Client(host, port, self._password, timeout=self._timeout)
         try:
             client.connect()
         except ValueError:
-            raise LoginRefused(f"{self._address}: FreeSWITCH refused the password") from None
+            raise LoginRefused(f"{self.address}: FreeSWITCH refused the password") from None
         except NotConnectedError:
             if client.rejected:
                 raise LoginRefused(
-                    f"{self._address}: FreeSWITCH's apply-inbound-acl keeps this address out"
+                    f"{self.address}: FreeSWITCH's apply-inbound-acl keeps this address out"
                 ) from None
             raise
 
@@ -237,7 +237,7 @@ class FreeSwitch:
 
     def _api(self, command: str, limit: int = _LIMIT) -> str:
         if self._client is None:
-            raise SwitchUnreachable(f"{self._address}: not logged in")
+            raise SwitchUnreachable(f"{self.address}: not logged in")
         reply = self._client.send(f"api {command}", limit)
         data = str(reply.data).strip()
         if reply.headers["Content-Type"] != "api/response":  # no permission; or no reply to this
@@ -256,8 +256,8 @@ class FreeSwitch:
             except OSError as error:
                 failure = error.strerror or str(error)
             self._disconnect()
-            raise SwitchUnreachable(f"{self._address}: {failure}")
+            raise SwitchUnreachable(f"{self.address}: {failure}")
 
         if self._thread is None:
-            raise SwitchUnreachable(f"{self._address}: not logged in")
+            raise SwitchUnreachable(f"{self.address}: not logged in")
         return await asyncio.get_running_loop().run_in_executor(self._thread, bounded)

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..config import Config, read_keys
 from ..control.login import to_asterisk, to_freeswitch
-from ..errors import ConfigError, LoginRefused, SwitchError
+from ..errors import CommandFailed, ConfigError, LoginRefused, SwitchError
 from .api import check_api
-from .asterisk import check_asterisk
+from .asterisk import RIGHTS, check_asterisk
 from .files import check_files
 from .freeswitch import check_freeswitch
 from .listeners import check_listeners
@@ -87,14 +87,24 @@ async def _switch(
     except ValueError as error:
         yield wrong(name, str(error), "nobody can log in with that", where)
         return
+    inside = False
     try:
         await control.log_in()
-        yield right(name, await control.version())
+        inside = True
+        yield right(name, f"{control.address}: let in")
+        yield right(f"{switch}.version", await control.version())
         async for result in check(control, config):
             yield result
     except LoginRefused as error:
         yield wrong(name, str(error), "the switch does not let us in", where)
+    except CommandFailed as error:
+        if "ermission" in str(error):
+            what, todo = "the manager's user lacks a right", f"in manager.conf: {RIGHTS}"
+        else:
+            what, todo = "the switch refused to say", "see its own log"
+        yield wrong(f"{switch}.rights", str(error), what, todo)
     except SwitchError as error:
-        yield wrong(name, str(error), "the switch does not answer", where)
+        what = "the switch does not answer"
+        yield wrong(f"{switch}.answers" if inside else name, str(error), what, where)
     finally:
         await control.close()

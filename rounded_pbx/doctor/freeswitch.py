@@ -10,7 +10,6 @@ from ..config import Config
 from ..control import Control
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
-from ..errors import SwitchError
 from . import freeswitch_dialplan as plans
 from .asterisk_dialplan import few
 from .results import CheckResult, look, right, skipped, wrong
@@ -33,27 +32,28 @@ class EventSocket(Control, Protocol):
 
 
 async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator[CheckResult]:
-    """Everything about FreeSWITCH, once somebody has logged in."""
-    try:
-        modules = await socket.loaded(_MODULES)
-        yield _modules(modules)
-        if "mod_dialplan_xml" in modules:
-            found = {
-                context: xml(await socket.api(f"xml_locate dialplan context name {context}"))
-                for context in plans.CONTEXTS
-            }
-            for result in _dialplan(found, config):
-                yield result
-        else:
-            yield skipped(f"{_PREFIX}.contexts", "mod_dialplan_xml is not loaded")
-        if "mod_sofia" not in modules:
-            for name in ("entrances", "transfers", "trunk"):
-                yield skipped(f"{_PREFIX}.{name}", "mod_sofia is not loaded")
-            return
+    """Everything about FreeSWITCH, once somebody has logged in.
+
+    Raises:
+        SwitchError: it does not answer any more, or refuses what is asked.
+    """
+    modules = await socket.loaded(_MODULES)
+    yield _modules(modules)
+    if "mod_dialplan_xml" in modules:
+        found = {
+            context: xml(await socket.api(f"xml_locate dialplan context name {context}"))
+            for context in plans.CONTEXTS
+        }
+        for result in _dialplan(found, config):
+            yield result
+    else:
+        yield skipped(f"{_PREFIX}.contexts", "mod_dialplan_xml is not loaded")
+    if "mod_sofia" in modules:
         async for result in _sofia(socket, config):
             yield result
-    except SwitchError as error:
-        yield wrong(f"{_PREFIX}.event socket", str(error), "FreeSWITCH did not say", "try again")
+    else:
+        for name in ("entrances", "transfers", "trunk"):
+            yield skipped(f"{_PREFIX}.{name}", "mod_sofia is not loaded")
 
 
 def xml(text: str) -> ET.Element | None:

@@ -154,11 +154,11 @@ def module_unloaded(ward: Ward) -> Iterator[None]:
     ward.asterisk.cli("module load func_uri.so")
 
 
-@fault("asterisk.modules", "res_agi")
-def no_agi(ward: Ward) -> Iterator[None]:
-    ward.asterisk.cli("module unload res_agi.so")
+@fault("asterisk.modules", "func_timeout")
+def another_module_unloaded(ward: Ward) -> Iterator[None]:
+    ward.asterisk.cli("module unload func_timeout.so")
     yield
-    ward.asterisk.cli("module load res_agi.so")
+    ward.asterisk.cli("module load func_timeout.so")
 
 
 @fault("asterisk.modules", "pbx_config")
@@ -171,7 +171,10 @@ def no_dialplan_at_all(ward: Ward) -> Iterator[None]:
 @fault("asterisk.contexts", "rounded-stage")
 def context_missing(ward: Ward) -> Iterator[None]:
     with kept(ward, ward.extensions):
-        ward.edit(ward.extensions, "[rounded-stage]", "[gone]", "dialplan reload")
+        text = (ward.asterisk.directory / ward.extensions).read_text()
+        section = re.search(r"(?s)\[rounded-stage\].*?(?=\[rounded-header\])", text)
+        assert section is not None
+        ward.edit(ward.extensions, section[0], "", "dialplan reload")
         yield
 
 
@@ -317,7 +320,8 @@ def trunk_unreachable(ward: Ward) -> Iterator[None]:
 def no_trunk(ward: Ward) -> Iterator[None]:
     with kept(ward, ward.trunk_file):
         reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
-        ward.edit(ward.trunk_file, "[rounded]", "[other]", reload)
+        text = (ward.asterisk.directory / ward.trunk_file).read_text()
+        ward.edit(ward.trunk_file, text, "", reload)
         yield
 
 
