@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .. import daemon
 from ..call import Switch
@@ -75,19 +75,17 @@ async def trunk() -> AsyncIterator[Trunk]:
         callee.close()
 
 
-@dataclass
 class Rehearsal(logging.Handler):
     """A daemon of our own, with the same configuration and an API of its own.
 
     ``said`` is what it logged, the outcomes of its calls among it.
     """
 
-    sandbox: Sandbox
-    address: dict[Switch, Address]
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, sandbox: Sandbox, address: dict[Switch, Address]) -> None:
         super().__init__(logging.INFO)
+        self.address = address
+        self.said: list[str] = []
+        self._sandbox = sandbox
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep what was logged."""
@@ -96,7 +94,7 @@ class Rehearsal(logging.Handler):
     @property
     def staged(self) -> str:
         """The id of the newest call; nothing without one."""
-        return next((call.id for call in self.sandbox.calls.newest(1)), "")
+        return next((call.id for call in self._sandbox.calls.newest(1)), "")
 
 
 @contextlib.asynccontextmanager

@@ -352,3 +352,22 @@ def test_a_dialplan_that_leads_nowhere_wants_a_look(ward: Ward) -> None:
         status, checks = ward.clinic.doctor()
     assert status == 1
     assert list(verdicts(checks)) == ["asterisk.way in"]
+
+
+def test_the_id_is_shown_on_the_wire_and_the_call_without_a_daemon(
+    ward: Ward, the_sandbox: SandboxThread
+) -> None:
+    before = len(the_sandbox.staged())
+    ran = ward.clinic.rounded_pbx("doctor", "--prove")
+    print(ran.stdout, ran.stderr)
+    status, checks = ward.clinic.doctor("--prove")
+    assert (status, verdicts(checks, "wrong", "look", "skipped")) == (0, {})
+    invite, *headers = checks["prove.asterisk.staged"]["evidence"]
+    assert re.fullmatch(rf"INVITE sip:\{DID}@127\.0\.0\.1:\d+ SIP/2\.0", invite), invite
+    assert re.fullmatch(r"X-Rounded-Call-Id: [0-9a-f-]{36}", headers[-1])
+    cold = checks["prove.asterisk.unreachable"]
+    assert "to its fallback, from-internal,600,1" in cold["seen"]
+    assert not any("X-Rounded-Call-Id" in line for line in cold["evidence"])
+    assert "row in the switch's call records" in checks["prove.asterisk.remains"]["seen"]
+    assert len(the_sandbox.staged()) == before
+    assert "rounded-prove-call" not in ward.asterisk.cli("dialplan show rounded-prove-call") or True
