@@ -73,7 +73,7 @@ async def _results(path: Path, *, prove: bool, live: bool) -> AsyncIterator[Chec
 
 
 def _say(result: CheckResult, out: Console) -> None:
-    name = f"{result.name:24}"
+    name = f"{result.name:26}"
     out.print(f"{_SHOWN[result.verdict]} [bold]{name}[/] {escape(result.seen)}", soft_wrap=True)
     for label, text in (("why", result.wrong), ("do", result.todo)):
         if text:

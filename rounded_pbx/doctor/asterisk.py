@@ -121,7 +121,9 @@ def _dialplan(
     handler = plans.handler_problem(live)
     differing = plans.differences(expected, live)
     if handler:
-        results.append(wrong(header, handler, "the id is not on the agent's INVITE", install))
+        results.append(
+            wrong(header, handler, "the id is on no INVITE, or not on the agent's alone", install)
+        )
         differing = [text for text in differing if "rounded-header" not in text]
     else:
         results.append(right(header, "b(rounded-header…): on the agent's leg alone"))

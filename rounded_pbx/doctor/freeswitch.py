@@ -95,7 +95,9 @@ def _dialplan(found: dict[str, ET.Element | None], config: Config) -> tuple[Chec
     handler = plans.header_problem(live)
     differing = plans.differences(expected, live)
     if handler:
-        results.append(wrong(header, handler, "the id is not on the agent's INVITE", _INSTALL))
+        results.append(
+            wrong(header, handler, "the id is on no INVITE, or not on the agent's alone", _INSTALL)
+        )
         differing = [text for text in differing if plans.HEADER not in text]
     else:
         results.append(right(header, "in the braces of one bridge: on the agent's leg alone"))

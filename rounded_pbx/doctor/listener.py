@@ -40,7 +40,8 @@ class Trunk:
     @property
     def user(self) -> str:
         """Whom the first INVITE asked for; nobody without one."""
-        return self.invites[0].first_line.partition("sip:")[2].partition("@")[0]
+        first = self.invites[0].first_line if self.invites else ""
+        return first.partition("sip:")[2].partition("@")[0]
 
     @property
     def id(self) -> str:

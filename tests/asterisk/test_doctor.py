@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import signal
 import socket
@@ -40,6 +41,7 @@ class Ward:
     ) -> None:
         self.clinic, self.asterisk, self.daemon = clinic, asterisk, daemon
         self.trunk, self.api = trunk, api
+        self.flavour = flavour
         self.chan_sip = flavour == "asterisk-chan-sip"
         self.extensions, self.trunk_file = ABOUT[Flavour(flavour)].files
         self.sip = "sip.conf" if self.chan_sip else "pjsip.conf"
@@ -358,16 +360,128 @@ def test_the_id_is_shown_on_the_wire_and_the_call_without_a_daemon(
     ward: Ward, the_sandbox: SandboxThread
 ) -> None:
     before = len(the_sandbox.staged())
-    ran = ward.clinic.rounded_pbx("doctor", "--prove")
-    print(ran.stdout, ran.stderr)
     status, checks = ward.clinic.doctor("--prove")
     assert (status, verdicts(checks, "wrong", "look", "skipped")) == (0, {})
     invite, *headers = checks["prove.asterisk.staged"]["evidence"]
-    assert re.fullmatch(rf"INVITE sip:\{DID}@127\.0\.0\.1:\d+ SIP/2\.0", invite), invite
+    where = ward.trunk if ward.chan_sip else r"127\.0\.0\.1:\d+"  # there, its own name for it
+    assert re.fullmatch(rf"INVITE sip:\{DID}@{where} SIP/2\.0", invite), invite
     assert re.fullmatch(r"X-Rounded-Call-Id: [0-9a-f-]{36}", headers[-1])
     cold = checks["prove.asterisk.unreachable"]
     assert "to its fallback, from-internal,600,1" in cold["seen"]
     assert not any("X-Rounded-Call-Id" in line for line in cold["evidence"])
     assert "row in the switch's call records" in checks["prove.asterisk.remains"]["seen"]
     assert len(the_sandbox.staged()) == before
-    assert "rounded-prove-call" not in ward.asterisk.cli("dialplan show rounded-prove-call") or True
+    assert "-= 0 extensions" in ward.asterisk.cli("dialplan show rounded-prove-call")
+
+
+def test_the_real_daemon_stages_and_the_platform_has_the_call(
+    ward: Ward, the_sandbox: SandboxThread
+) -> None:
+    status, checks = ward.clinic.doctor("--prove", "--live")
+    assert (status, verdicts(checks, "wrong", "look", "skipped")) == (0, {})
+    seen = checks["prove.asterisk.live"]["seen"]
+    assert f"the platform has the call {the_sandbox.ids()[-1]}, status staged" in seen
+    assert the_sandbox.staged()[-1]["to_number"] == DID
+    key = ward.clinic.folder / "api_key"
+    ward.daemon.stop()
+    try:
+        key.write_text("another\n")
+        ward.daemon.start()
+        found = ward.found("--prove", "--live")
+    finally:
+        key.write_text("sandbox\n")
+        ward.daemon.stop()
+        ward.daemon.start()
+    assert list(found) == ["api.key.default", "prove.asterisk.live"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("dial", "to the agent, without an id"),
+        ("hangup", "the call ended, as on_failure: hangup says"),
+        ("fallback", "to its fallback, from-internal,600,1"),
+        ("nowhere", "back to the line that follows yours"),
+    ],
+)
+def test_without_a_daemon_the_call_goes_where_the_policy_says(
+    ward: Ward, policy: str, says: str
+) -> None:
+    changes = [("on_failure: fallback", f"on_failure: {policy}")]
+    if policy == "nowhere":  # a fallback that is not given
+        changes = [('asterisk: "from-internal,600,1", ', "")]
+    install = ["dialplan", ward.flavour, "--install", "--reload"]
+    install += ["--folder", str(ward.asterisk.directory)]
+    with kept(ward, ward.extensions):
+        ward.clinic.write(*changes)
+        try:
+            assert ward.clinic.rounded_pbx(*install).returncode == 0
+            status, checks = ward.clinic.doctor("--prove")
+        finally:
+            ward.clinic.write()
+    assert (status, verdicts(checks)) == (0, {})
+    assert says in checks["prove.asterisk.unreachable"]["seen"]
+
+
+@pytest.mark.parametrize("name", ["handler_on_the_wrong_channel", "no_handler"])
+def test_a_header_that_is_not_on_the_wire_is_seen(ward: Ward, name: str) -> None:
+    with FAULTS[name][2](ward):
+        found = ward.found("--prove")
+    if ward.chan_sip and name == "handler_on_the_wrong_channel":
+        # SIPAddHeader there is inherited by every leg, the fallback's too.
+        assert list(found) == ["asterisk.header"]
+        return
+    assert list(found) == ["asterisk.header", "prove.asterisk.staged"]
+    assert "the INVITE has no X-Rounded-Call-Id" in found["prove.asterisk.staged"]
+
+
+def test_a_fallback_that_is_not_there_is_seen(ward: Ward) -> None:
+    with kept(ward, "extensions.conf"):
+        ward.edit("extensions.conf", "exten => 600,1", "exten => 601,1", "dialplan reload")
+        found = ward.found("--prove")
+    assert list(found) == ["prove.asterisk.unreachable"]
+    assert "there is no from-internal,600,1 in the dialplan" in found["prove.asterisk.unreachable"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("n(cold),Dial(", "n(cold),Dial(Local/1@from-internal&"),
+        ("n(hangup),Hangup(34)", "n(hangup),System(touch /tmp/never)"),
+        ("n,StackPop()", "n,Transfer(elsewhere)"),
+        ("exten => s,1,Set(LOCAL(rounded_cap)=", "exten => s,1,Set(GLOBAL(x)="),
+    ],
+)
+def test_a_dialplan_that_does_what_is_not_known_is_not_rehearsed(
+    ward: Ward, old: str, new: str
+) -> None:
+    since = ward.asterisk.position()
+    with kept(ward, ward.extensions):
+        ward.edit(ward.extensions, old, new, "dialplan reload")
+        _, checks = ward.clinic.doctor("--prove")
+    found = checks["prove.asterisk"]
+    assert (found["verdict"], found["wrong"]) == ("look", "it was not proven")
+    assert "is not what a proof can copy" in found["seen"]
+    with ward.asterisk.log.open("rb") as log:
+        log.seek(since)
+        assert b"Executing" not in log.read()
+
+
+def test_a_trunk_behind_a_proxy_is_not_rehearsed(ward: Ward) -> None:
+    if ward.chan_sip:
+        return  # there, the third part of the dial string is the proxy
+    with kept(ward, ward.trunk_file):
+        line = "\noutbound_proxy=sip:127.0.0.9\\;lr\n"
+        reload = "module reload res_pjsip.so"
+        ward.edit(ward.trunk_file, "\nallow_transfer=yes\n", f"{line}allow_transfer=yes\n", reload)
+        _, checks = ward.clinic.doctor("--prove")
+    assert "has outbound_proxy=sip:127.0.0.9" in checks["prove.asterisk"]["seen"]
+    assert checks["prove.asterisk"]["verdict"] == "look"
+
+
+def test_two_proofs_do_not_meet(ward: Ward) -> None:
+    with ward.clinic.file.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _, checks = ward.clinic.doctor("--prove")
+    assert checks["prove.asterisk"]["verdict"] == "skipped"
+    assert "another doctor" in checks["prove.asterisk"]["seen"]
