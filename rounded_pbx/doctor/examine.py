@@ -65,7 +65,7 @@ async def _keys(path: Path, config: Config) -> AsyncIterator[CheckResult]:
             yield wrong("api.key", f"{problem.file}:{problem.line}", problem.text, todo)
         return
     for problem in unknown:
-        todo = "run the doctor with key_file or key_env to have the key looked at, too"
+        todo = "CREDENTIALS_DIRECTORY=/etc/rounded_pbx rounded-pbx doctor finds it, as stage does"
         yield look("api.key", problem.text, "the key was not looked at", todo)
     reached = False
     for name, key in keys.items():
