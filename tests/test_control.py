@@ -607,6 +607,109 @@ async def test_an_obliging_switch(kind: str) -> None:
         await control.close()
 
 
+def listing(action_id: str, *items: str, complete: bool = True) -> bytes:
+    """What comes after the reply to an action that is answered with a list."""
+    events = [f"Event: Item\r\nActionID: {action_id}\r\nName: {item}\r\n\r\n" for item in items]
+    if complete:
+        events.append(f"Event: Done\r\nActionID: {action_id}\r\nEventList: Complete\r\n\r\n")
+    return "".join(events).encode()
+
+
+def action_id(request: str) -> str:
+    found = re.search("^ActionID: (.*)\r?$", request, re.MULTILINE)
+    assert found is not None
+    return found[1].strip()
+
+
+@pytest.mark.usefixtures("nothing_stays")
+async def test_a_list_is_its_own_events_and_no_others() -> None:
+    async def lists(peer: Peer) -> None:
+        await peer.let_in()
+        while request := await peer.request():
+            await peer.send(listing("another", "foreign"))
+            await peer.send(peer.reply(request, "EventList: start"))
+            await peer.send(b"Event: FullyBooted\r\n\r\n")
+            theirs = listing(action_id(request), "a", "b" * 60_000, *["c"] * 3000)
+            await peer.send(theirs[:100])
+            await asyncio.sleep(0.01)
+            await peer.send(theirs[100:])
+
+    async with switch("asterisk", lists) as there:
+        control = Asterisk(there.address, "rounded", SECRET, timeout=PATIENT)
+        await control.log_in()
+        for _ in range(2):
+            found = await control.listed("Things", Context="rounded")
+            assert [item["name"][:1] for item in found] == ["a", "b", *["c"] * 3000]
+        assert there.peers[0].heard[-1].count("Context: rounded") == 1
+        await control.close()
+
+
+@pytest.mark.usefixtures("nothing_stays")
+@pytest.mark.parametrize("ending", ["closes", "stalls", "refuses", "floods"])
+async def test_a_list_that_does_not_end_is_an_error(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rounded_pbx.control.asterisk._LIST_TIME", TIMEOUT)
+    monkeypatch.setattr("rounded_pbx.control.asterisk._LONGEST_LIST", 100)
+
+    async def half(peer: Peer) -> None:
+        await peer.let_in()
+        request = await peer.request()
+        await peer.send(peer.reply(request, ok=ending != "refuses"))
+        many = 200 if ending == "floods" else 2
+        await peer.send(listing(action_id(request), *["a"] * many, complete=False))
+        if ending != "closes":
+            await peer.silence()
+
+    async with switch("asterisk", half) as there:
+        control = Asterisk(there.address, "rounded", SECRET, timeout=TIMEOUT)
+        await control.log_in()
+        error = await ends_in_time(control.listed("Things"))
+        assert isinstance(error, CommandFailed if ending == "refuses" else SwitchUnreachable)
+        await control.close()
+
+
+@pytest.mark.usefixtures("nothing_stays")
+async def test_an_action_of_ones_own_is_answered_with_its_headers() -> None:
+    async def tells(peer: Peer) -> None:
+        await peer.let_in()
+        while request := await peer.request():
+            await peer.send(peer.reply(request, "Context: a\r\nChanVariable: x\r\nChanVariable: y"))
+
+    async with switch("asterisk", tells) as there:
+        control = Asterisk(there.address, "rounded", SECRET, timeout=PATIENT)
+        await control.log_in()
+        reply = await control.act("SIPshowpeer", Peer="rounded")
+        assert (reply["context"], reply["chanvariable"]) == ("a", "x\ny")
+        for bad in ("a\r\nAction: Reload", "a\n", "a\0"):
+            with pytest.raises(CommandFailed, match="one line"):
+                await control.act("SIPshowpeer", Peer=bad)
+            with pytest.raises(CommandFailed, match="one line"):
+                await control.listed("SIPpeers", Peer=bad)
+        assert len(there.peers[0].heard) == 2
+        await control.close()
+
+
+@pytest.mark.usefixtures("nothing_stays")
+async def test_a_long_answer_of_freeswitch_is_read_where_one_is_expected() -> None:
+    long = "<a>" + "x" * 300_000 + "</a>"
+
+    async def tells(peer: Peer) -> None:
+        await peer.let_in()
+        while request := await peer.request():
+            await peer.send(peer.reply(request, long))
+
+    async with switch("freeswitch", tells) as there:
+        control = FreeSwitch(there.address, SECRET, timeout=PATIENT)
+        await control.log_in()
+        assert await control.api("xml_locate dialplan") == long
+        with pytest.raises(CommandFailed, match="one line"):
+            await control.api("version\n\napi shutdown")
+        error = await ends_in_time(control.version(), PATIENT)
+        assert isinstance(error, SwitchUnreachable)
+        await control.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("nothing_stays")
 async def test_without_a_login_there_is_nothing_to_ask_and_nothing_to_close(kind: str) -> None:

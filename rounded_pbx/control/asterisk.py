@@ -62,6 +62,12 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         return reply
 
     def data_received(self, data: bytes) -> None:
+        # Of a list, one read may hold far more than one item may.
+        for start in range(0, len(data), _LIMIT // 4):
+            if not self.transport.is_closing():
+                self._receive(data[start : start + _LIMIT // 4])
+
+    def _receive(self, data: bytes) -> None:
         self._left -= len(data)
         try:
             if self._left < 0:  # it would keep them all, for a blank line to come (62)

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 from ..api import RoundedClient
 from ..config import Config
-from ..errors import ApiError, ApiUnauthorized, RoundedPbxError
+from ..errors import ApiError, ApiUnauthorized, ApiUnreachable, RoundedPbxError
 from .results import CheckResult, look, right, skipped, wrong
 
 #: Seconds that one request may take.
@@ -54,7 +54,7 @@ async def check_api(config: Config, name: str, key: str) -> AsyncIterator[CheckR
 
 def _reach(config: Config, took: list[float], failure: Exception | None) -> CheckResult:
     url, name = config.api.base_url, "api.reach"
-    if failure is not None and getattr(failure, "status", None) is None:
+    if isinstance(failure, ApiUnreachable | TimeoutError):
         why = str(failure) or f"no answer within {LIMIT:g} s"
         return wrong(
             name,

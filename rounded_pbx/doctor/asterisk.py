@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol
 
 from ..config import Config, Trunk
-from ..control import Control
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import Rendered, render
 from ..errors import CommandFailed
@@ -41,8 +40,12 @@ _PREFIX = "asterisk"
 _MOST_ENDPOINTS = 5000
 
 
-class Manager(Control, Protocol):
-    """What is asked of Asterisk's manager besides."""
+class Manager(Protocol):
+    """What is asked of Asterisk's manager."""
+
+    async def loaded(self, modules: Iterable[str]) -> frozenset[str]:
+        """Which of the modules are loaded."""
+        ...
 
     async def act(self, action: str, **fields: str) -> Mapping[str, str]:
         """An action that is answered with one reply."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 from ..config import Config
-from ..control import Control
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
 from . import freeswitch_dialplan as plans
@@ -23,8 +22,12 @@ _INSTALL = (
 )
 
 
-class EventSocket(Control, Protocol):
-    """What is asked of FreeSWITCH besides."""
+class EventSocket(Protocol):
+    """What is asked of FreeSWITCH's event socket."""
+
+    async def loaded(self, modules: Iterable[str]) -> frozenset[str]:
+        """Which of the modules are loaded."""
+        ...
 
     async def api(self, command: str) -> str:
         """What a command says."""
@@ -44,7 +47,7 @@ async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator
             context: xml(await socket.api(f"xml_locate dialplan context name {context}"))
             for context in plans.CONTEXTS
         }
-        for result in _dialplan(found, config):
+        for result in _dialplan(found, config, made_for_each_call=await _made(socket)):
             yield result
     else:
         yield skipped(f"{_PREFIX}.contexts", "mod_dialplan_xml is not loaded")
@@ -54,6 +57,18 @@ async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator
     else:
         for name in ("entrances", "transfers", "trunk"):
             yield skipped(f"{_PREFIX}.{name}", "mod_sofia is not loaded")
+
+
+async def _made(socket: EventSocket) -> bool:
+    """Whether a script or a web server writes the dialplan for each call, as FusionPBX's does."""
+    if await socket.loaded(["mod_xml_curl"]):
+        return True
+    lua = xml(await socket.api("xml_locate configuration configuration name lua.conf"))
+    return lua is not None and any(
+        "dialplan" in (param.get("value") or "")
+        for param in lua.iter("param")
+        if param.get("name") == "xml-handler-bindings"
+    )
 
 
 def xml(text: str) -> ET.Element | None:
@@ -78,7 +93,9 @@ def _modules(loaded: frozenset[str]) -> CheckResult:
     )
 
 
-def _dialplan(found: dict[str, ET.Element | None], config: Config) -> tuple[CheckResult, ...]:
+def _dialplan(
+    found: dict[str, ET.Element | None], config: Config, *, made_for_each_call: bool
+) -> tuple[CheckResult, ...]:
     contexts, header, plan = (f"{_PREFIX}.{name}" for name in ("contexts", "header", "dialplan"))
     rendered = render(Flavour.FREESWITCH, config)
     if rendered.problems:
@@ -86,6 +103,10 @@ def _dialplan(found: dict[str, ET.Element | None], config: Config) -> tuple[Chec
     expected = plans.written(rendered.files)
     live = {name: plans.ours(name, element) for name, element in found.items()}
     gone = [name for name in plans.CONTEXTS if not live[name]]
+    if gone and made_for_each_call:
+        what = "FreeSWITCH does not show it: a handler writes the dialplan for each call"
+        why = "so nobody can say whether it is there"
+        return (look(contexts, what, why, "call your DID; in FusionPBX: docs/fusionpbx.md"),)
     if gone:
         what = "not loaded: " + ", ".join(gone)
         if "public" in gone:

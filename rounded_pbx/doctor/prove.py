@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..api import RoundedClient
 from ..call import CallContext, CallerId, Switch
@@ -24,11 +24,14 @@ from ..dialplan.rendering import render
 from ..errors import ApiError, CommandFailed, SwitchError
 from ..routing import Next, Route
 from . import asterisk_dialplan, asterisk_proof, freeswitch_dialplan, freeswitch_proof
-from .asterisk import Manager
 from .asterisk_proof import BACK, FALLBACK, CannotProve
-from .freeswitch import EventSocket, xml
+from .freeswitch import xml
 from .listener import HEADER, Trunk, nobody, rehearsal, trunk
 from .results import CheckResult, look, right, skipped, wrong
+
+if TYPE_CHECKING:
+    from ..control.asterisk import Asterisk
+    from ..control.freeswitch import FreeSwitch
 
 #: Seconds that FreeSWITCH's call goes on after our listener has been asked.
 _STAY = 0.5
@@ -119,7 +122,7 @@ async def _prove(
                 placed += 1
                 yield await _live(f"{name}.live", call, listener, keys)
     except CannotProve as error:
-        yield look(name, str(error), "it was not proven", "rounded-pbx dialplan, --install")
+        yield look(name, str(error), "it was not proven", "docs/doctor.md says what can be")
     except SwitchError as error:
         yield wrong(name, str(error), "the switch did not place the call", "see its own log")
     if placed:
@@ -221,7 +224,7 @@ def _dialplan(call: _Call) -> str:
 
 
 async def _on_asterisk(
-    manager: Manager, call: _Call, listener: Trunk, daemon: Address | None
+    manager: Asterisk, call: _Call, listener: Trunk, daemon: Address | None
 ) -> None:
     section = call.config.trunk
     assert section is not None  # noqa: S101 - a dialplan could be written
@@ -243,7 +246,7 @@ async def _on_asterisk(
 
 
 async def _on_freeswitch(
-    socket: EventSocket, call: _Call, listener: Trunk, daemon: Address | None
+    socket: FreeSwitch, call: _Call, listener: Trunk, daemon: Address | None
 ) -> None:
     section = call.config.trunk
     assert section is not None  # noqa: S101 - a dialplan could be written

@@ -292,6 +292,24 @@ def test_all_is_well_again(ward: Ward) -> None:
     assert (status, verdicts(checks)) == (0, {})
 
 
+def test_a_dialplan_that_a_handler_writes_is_not_called_missing(ward: Ward) -> None:
+    lua = ward.freeswitch.directory / "conf" / "autoload_configs" / "lua.xml"
+    lua.parent.mkdir()
+    settings = '<param name="xml-handler-bindings" value="configuration,dialplan"/>'
+    lua.write_text(
+        f'<configuration name="lua.conf"><settings>{settings}</settings></configuration>\n'
+    )
+    try:
+        with ward.edited(BRIDGE, '<context name="rounded_after">', '<context name="gone">'):
+            status, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+    finally:
+        lua.unlink()
+        ward.read()
+    assert status == 1
+    assert list(verdicts(checks)) == ["freeswitch.contexts", "prove.freeswitch"]
+    assert "a handler writes the dialplan" in checks["freeswitch.contexts"]["seen"]
+
+
 def test_a_profile_that_takes_transfers_wants_a_look(ward: Ward) -> None:
     with ward.edited(SIP, 'name="disable-transfer" value="true"', 'name="x" value="true"'):
         status, checks = ward.clinic.doctor(secret=PASSWORD)
