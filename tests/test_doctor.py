@@ -289,7 +289,6 @@ def loaded_dialplan(flavour: Flavour = Flavour.ASTERISK) -> list[dict[str, str]]
     ] + [
         {"context": "from-trunk", "extension": DID, "priority": "1", "application": "Gosub"}
         | {"appdata": "rounded,${EXTEN},1"},
-        {"context": plans.FROM_AGENT},
     ]
 
 
@@ -306,6 +305,7 @@ async def of_asterisk(trunk: Any = None, **told: Any) -> dict[str, CheckResult]:
     """The checks that are not right, with what the manager says changed."""
     say = {
         "ShowDialPlan": loaded_dialplan(),
+        f"ShowDialPlan {plans.FROM_AGENT}": [],
         "PJSIPShowEndpoints": [{"objectname": "rounded"}],
         "PJSIPShowEndpoint rounded": [ENDPOINT, CONTACT],
         **told,
@@ -409,6 +409,11 @@ async def test_a_peer_of_chan_sip(peer: dict[str, str], says: str | None) -> Non
     )
     assert list(found) == ([] if says is None else ["asterisk.trunk"])
     assert says is None or says in found["asterisk.trunk"].seen
+
+
+async def test_a_context_without_a_line_is_asked_for() -> None:
+    found = await of_asterisk(**{f"ShowDialPlan {plans.FROM_AGENT}": None})
+    assert found["asterisk.contexts"].seen == "not loaded: rounded-from-agent"
 
 
 async def test_freepbx_is_told_to_look_at_its_own_screens() -> None:

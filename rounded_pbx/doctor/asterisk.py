@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from ..config import Config, Trunk
@@ -66,7 +67,7 @@ async def check_asterisk(manager: Manager, config: Config) -> AsyncIterator[Chec
     sip = "chan_sip" in modules and "chan_pjsip" not in modules
     live = None
     if "pbx_config" in modules:
-        live = plans.loaded(await manager.listed("ShowDialPlan"))
+        live = await read_dialplan(manager)
         dials = [line for line in live.lines if line.context == "rounded-call"]
         if "chan_sip" in modules and any(li.data.startswith("SIP/") for li in dials):
             sip = True
@@ -87,6 +88,19 @@ async def check_asterisk(manager: Manager, config: Config) -> AsyncIterator[Chec
         return
     yield await _entrances(manager, live, config.trunk, sip=sip)
     yield await (_chan_sip_trunk if sip else _pjsip_trunk)(manager, config.trunk, flavour)
+
+
+async def read_dialplan(manager: Manager) -> Dialplan:
+    """All that is loaded."""
+    live = plans.loaded(await manager.listed("ShowDialPlan"))
+    if plans.FROM_AGENT in live.contexts:
+        return live
+    # A context without a line, as ours is without transfers, is told only when it is asked for.
+    try:
+        await manager.listed("ShowDialPlan", Context=plans.FROM_AGENT)
+    except CommandFailed:
+        return live
+    return replace(live, contexts=live.contexts | {plans.FROM_AGENT})
 
 
 def _modules(loaded: frozenset[str], needed: tuple[str, ...]) -> CheckResult:

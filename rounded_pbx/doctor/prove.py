@@ -24,6 +24,7 @@ from ..dialplan.rendering import render
 from ..errors import ApiError, CommandFailed, SwitchError
 from ..routing import Next, Route
 from . import asterisk_dialplan, asterisk_proof, freeswitch_dialplan, freeswitch_proof
+from .asterisk import read_dialplan
 from .asterisk_proof import BACK, FALLBACK, CannotProve
 from .freeswitch import xml
 from .listener import HEADER, Trunk, nobody, rehearsal, trunk
@@ -228,7 +229,7 @@ async def _on_asterisk(
 ) -> None:
     section = call.config.trunk
     assert section is not None  # noqa: S101 - a dialplan could be written
-    live = asterisk_dialplan.loaded(await manager.listed("ShowDialPlan"))
+    live = await read_dialplan(manager)
     text = next(t for name, t in call.rendered.files.items() if name.startswith("extensions"))
     gone = asterisk_dialplan.missing(asterisk_dialplan.written(text), live)
     if gone:
