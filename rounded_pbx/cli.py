@@ -343,7 +343,12 @@ def doctor(
 
     if live and not prove:
         raise typer.BadParameter("--live goes with --prove")
-    status = asyncio.run(cli_doctor.run(config, prove=prove, live=live, as_json=as_json, out=out))
+    try:
+        status = asyncio.run(
+            cli_doctor.run(config, prove=prove, live=live, as_json=as_json, out=out)
+        )
+    except asyncio.CancelledError:  # SIGTERM or SIGHUP
+        raise typer.Exit(130) from None
     raise typer.Exit(status)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,6 +32,10 @@ _INDENT = " " * 9
 
 async def run(given: Path | None, *, prove: bool, live: bool, as_json: bool, out: Console) -> int:
     """Look, say what is seen, and return the exit status."""
+    doing = asyncio.current_task()
+    assert doing is not None  # noqa: S101 - this runs in one
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a rehearsal clears away what it has made
+        asyncio.get_running_loop().add_signal_handler(number, doing.cancel)
     # What a library or the stand-in for the daemon logs is no part of what is said here.
     logging.getLogger().addHandler(logging.NullHandler())
     results = []

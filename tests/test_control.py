@@ -379,7 +379,7 @@ async def test_a_call_that_is_placed_has_the_seconds_that_it_may_ring(kind: str)
     if kind == "asterisk":
         lines = asked.split("\r\n")
         assert {"Action: Originate", "Channel: Local/600@default", "Timeout: 5000"} <= {*lines}
-        assert {"CallerID: 100", "Application: Wait", "Data: 5", "Async: false"} <= {*lines}
+        assert {"CallerID: 100", "Application: Wait", "Data: 1", "Async: false"} <= {*lines}
     else:
         assert asked == (
             "api originate {origination_caller_id_number=100,originate_timeout=5}"

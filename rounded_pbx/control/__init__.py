@@ -50,7 +50,7 @@ class Control(Protocol):
     async def originate(self, extension: str, context: str, *, caller: str, seconds: int) -> None:
         """Place a call into the dialplan and wait, at most ``seconds``, until it is answered.
 
-        The switch itself is the other end of it: Asterisk for as long, FreeSWITCH until it ends.
+        The switch itself is the other end of it: Asterisk for a second, FreeSWITCH until it ends.
         """
         ...
 

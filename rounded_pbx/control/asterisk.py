@@ -222,7 +222,7 @@ class Asterisk:
             "CallerID": word(caller, "caller"),
             "Timeout": str(int(seconds) * 1000),
             "Application": "Wait",
-            "Data": str(int(seconds)),
+            "Data": "1",
             "Async": "false",
         }
         async with self._within(self._timeout + seconds):

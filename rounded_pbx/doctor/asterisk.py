@@ -121,7 +121,7 @@ def _dialplan(
     live: Dialplan | None, rendered: Rendered, flavour: Flavour
 ) -> tuple[CheckResult, ...]:
     contexts, header, plan, way = (
-        f"{_PREFIX}.{name}" for name in ("contexts", "header", "dialplan", "way in")
+        f"{_PREFIX}.{name}" for name in ("contexts", "header", "dialplan", "way-in")
     )
     install = f"rounded-pbx dialplan {flavour} --install --reload"
     if live is None:

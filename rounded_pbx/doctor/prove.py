@@ -283,9 +283,11 @@ async def _on_freeswitch(
             reply = await socket.api(f"originate {{{variables}}}null/1 {where}")
             if not reply.startswith("+OK"):
                 raise CommandFailed(f"originate: {reply.strip()[:200]}")
-            await listener.until_asked(call.patience)
-            await asyncio.sleep(_STAY)
-            await socket.api(f"uuid_kill {call_id}")
+            try:
+                await listener.until_asked(call.patience)
+                await asyncio.sleep(_STAY)
+            finally:
+                await asyncio.shield(socket.api(f"uuid_kill {call_id}"))
     except OSError as error:
         raise CannotProve(
             f"{folder}: {error.strerror}; expected FreeSWITCH's temp_dir, on this machine"

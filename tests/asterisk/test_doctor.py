@@ -19,7 +19,7 @@ from ..lab import doctor as doctors
 from ..lab.asterisk import Asterisk
 from ..lab.daemon import Daemon, SandboxThread
 from ..lab.doctor import DID, SECRET, Clinic, verdicts
-from ..lab.processes import free_port, rounded_pbx
+from ..lab.processes import free_port, rounded_pbx, wait_until
 
 RIGHTS = "system,reporting,originate"
 EXTENSIONS = f"""[general]
@@ -369,7 +369,7 @@ def test_a_dialplan_that_leads_nowhere_wants_a_look(ward: Ward) -> None:
         ward.edit("extensions.conf", "Gosub(rounded,", "NoOp(rounded-", "dialplan reload")
         status, checks = ward.clinic.doctor()
     assert status == 1
-    assert list(verdicts(checks)) == ["asterisk.way in"]
+    assert list(verdicts(checks)) == ["asterisk.way-in"]
 
 
 def test_the_id_is_shown_on_the_wire_and_the_call_without_a_daemon(
@@ -493,6 +493,25 @@ def test_a_trunk_behind_a_proxy_is_not_rehearsed(ward: Ward) -> None:
         _, checks = ward.clinic.doctor("--prove")
     assert "has outbound_proxy=sip:127.0.0.9" in checks["prove.asterisk"]["seen"]
     assert checks["prove.asterisk"]["verdict"] == "look"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("seconds", [0.02, 0.2, 0.6])
+def test_an_interrupted_proof_leaves_nothing(
+    ward: Ward, number: signal.Signals, seconds: float
+) -> None:
+    ward.clinic.interrupted(number, seconds)
+    for name in ("in", "call", "stage"):
+        shown = ward.asterisk.cli(f"dialplan show rounded-prove-{name}")
+        assert "-= 0 extensions" in shown or "There is no existence" in shown
+    wait_until(lambda: ward.asterisk.channels() == 0, "the call to end")
+
+
+def test_what_a_killed_proof_leaves_is_taken_out_by_the_next(ward: Ward) -> None:
+    ward.clinic.interrupted(signal.SIGKILL, 0.3)
+    wait_until(lambda: ward.asterisk.channels() == 0, "the call to end")
+    assert ward.clinic.doctor("--prove")[0] == 0
+    assert "-= 0 extensions" in ward.asterisk.cli("dialplan show rounded-prove-call")
 
 
 def test_two_proofs_do_not_meet(ward: Ward) -> None:

@@ -334,6 +334,16 @@ def test_the_id_is_shown_on_the_wire_and_the_call_without_a_daemon(
     assert "0 total" in ward.freeswitch.cli("show channels")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("seconds", [0.02, 0.3])
+def test_an_interrupted_proof_leaves_nothing(
+    ward: Ward, number: signal.Signals, seconds: float
+) -> None:
+    ward.clinic.interrupted(number, seconds, PASSWORD)
+    assert list((ward.freeswitch.directory / "temp").glob("rounded_prove_*")) == []
+    wait_until(lambda: "0 total" in ward.freeswitch.cli("show channels"), "the call to end")
+
+
 def test_the_real_daemon_stages_and_the_platform_has_the_call(
     ward: Ward, the_sandbox: SandboxThread
 ) -> None:

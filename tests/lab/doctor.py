@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,25 @@ class Clinic:
             text=True,
             timeout=120,
         )
+
+    def interrupted(self, number: signal.Signals, seconds: float, secret: str = SECRET) -> int:
+        """The exit status of a doctor that proves, and is told to end after some seconds."""
+        doctor = subprocess.Popen(
+            [sys.executable, "-m", "rounded_pbx", "doctor", "--prove", "--config", str(self.file)],
+            env={**os.environ, "SECRET": secret},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert doctor.stdout is not None
+        for line in doctor.stdout:
+            if ".trunk" in line:  # the last that comes before the proof
+                break
+        time.sleep(seconds)
+        doctor.send_signal(number)
+        rest = doctor.communicate(timeout=30)[0]
+        assert "Traceback" not in rest, rest
+        return doctor.returncode
 
     def doctor(self, *options: str, secret: str = SECRET) -> tuple[int, dict[str, Any]]:
         """The exit status, and the checks by their names."""
