@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -80,9 +81,15 @@ def ward(
     tmp_path_factory: pytest.TempPathFactory,
     the_sandbox: SandboxThread,
 ) -> Iterator[Ward]:
-    version, flavour = KINDS[request.param]
-    chan_sip = flavour == "asterisk-chan-sip"
     folder = tmp_path_factory.mktemp(f"doctor-{request.param}")
+    with opened(*KINDS[request.param], folder, the_sandbox) as ward:
+        yield ward
+
+
+@contextlib.contextmanager
+def opened(version: int, flavour: str, folder: Path, the_sandbox: SandboxThread) -> Iterator[Ward]:
+    """A switch on which the dialplan is installed, and its daemon."""
+    chan_sip = flavour == "asterisk-chan-sip"
     sip, ami, fastagi = free_port(kind=socket.SOCK_DGRAM), free_port(), free_port()
     modules = MODULES
     if chan_sip:
@@ -105,16 +112,21 @@ def ward(
         "freeswitch: {{outbound: {{listen: off}}}}"
     )
     with doctors.answering_options() as trunk:
+        if flavour == "freepbx":
+            files |= freepbx(files, trunk)
         text = doctors.config(the_sandbox.url, trunk, str(fastagi), folder, section)
         clinic = Clinic(folder, text)
         clinic.write()
         with switches.running(version, folder / "asterisk", files) as asterisk:
             daemon = Daemon(folder, rounded_pbx("serve", "--config", clinic.file))
             daemon.listens = ("127.0.0.1", fastagi)
-            ran = clinic.rounded_pbx(
-                "dialplan", flavour, "--install", "--reload", "--folder", str(asterisk.directory)
-            )
+            install = ["dialplan", flavour, "--install", "--folder", str(asterisk.directory)]
+            if flavour != "freepbx":  # which is read by fwconsole
+                install.append("--reload")
+            ran = clinic.rounded_pbx(*install)
             assert ran.returncode == 0, ran.stdout + ran.stderr
+            for reload in ("dialplan reload", "module reload res_pjsip.so"):
+                asterisk.cli(reload)
             daemon.start()
             try:
                 yield Ward(
@@ -128,6 +140,39 @@ def ward(
                 )
             finally:
                 daemon.stop()
+
+
+def freepbx(files: dict[str, str], trunk: str) -> dict[str, str]:
+    """The same as FreePBX has it: a Custom Destination, a trunk from its page, files of its own."""
+    theirs = (
+        EXTENSIONS.replace("Gosub(rounded,", "Goto(rounded,")
+        + "[app-blackhole]\nexten => hangup,1,Hangup()\n"
+    )
+    endpoint = (
+        "[rounded]\ntype=endpoint\ncontext=from-pstn\nallow=alaw\naors=rounded\n"
+        "#include pjsip.endpoint_custom_post.conf\n"
+        f"[rounded]\ntype=aor\ncontact=sip:{trunk}\n"
+        "[rounded]\ntype=identify\nendpoint=rounded\nmatch=127.0.0.3\n"
+    )
+    return {
+        "extensions.conf": f"#include extensions_custom.conf\n{theirs}",
+        "extensions_custom.conf": "",
+        "pjsip.conf": files["pjsip.conf"] + endpoint,
+        "pjsip.endpoint_custom_post.conf": "",
+    }
+
+
+def test_freepbx_with_a_custom_destination_has_nothing_wrong(
+    tmp_path: Path, the_sandbox: SandboxThread
+) -> None:
+    with opened(22, "freepbx", tmp_path, the_sandbox) as ward:
+        status, checks = ward.clinic.doctor("--prove")
+        assert verdicts(checks, "wrong", "look", "skipped") == {}
+        assert status == 0
+        ward.clinic.write(("routes:", "calls: {deadline: 3.0}\nroutes:"))
+        found = ward.found()
+    assert list(found) == ["asterisk.dialplan"]
+    assert "rounded-pbx dialplan freepbx --install" in found["asterisk.dialplan"]
 
 
 def test_a_healthy_switch_has_nothing_wrong(ward: Ward) -> None:
