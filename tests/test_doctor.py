@@ -429,8 +429,9 @@ async def test_an_include_of_theirs_into_an_inner_context() -> None:
     live = [*loaded_dialplan(), {"context": "rounded-call", "includecontext": "theirs"}]
     found = await of_asterisk(ShowDialPlan=live)
     assert "rounded-call includes theirs" in found["asterisk.dialplan"].seen
+    expected = plans.loaded(loaded_dialplan())
     with pytest.raises(CannotProve, match="includes"):
-        copy(plans.loaded(live), trunk_of(config()), Address("127.0.0.1", 1), None)
+        copy(plans.loaded(live), expected, trunk_of(config()), Address("127.0.0.1", 1), None)
 
 
 def trunk_of(settings: Config) -> Any:
@@ -450,7 +451,7 @@ def test_a_copy_leads_nowhere_but_to_the_listener() -> None:
     listener = Address("127.0.0.1", 5099)
     for flavour in (Flavour.ASTERISK, Flavour.ASTERISK_CHAN_SIP):
         live = plans.loaded(loaded_dialplan(flavour))
-        lines = copy(live, trunk_of(config()), listener, Address("127.0.0.1", 4999))
+        lines = copy(live, live, trunk_of(config()), listener, Address("127.0.0.1", 4999))
         assert {line.context.startswith("rounded-prove") for line in lines} == {True}
         dials = [line.data for line in lines if line.application == "Dial"]
         assert len(dials) == 4

@@ -68,9 +68,7 @@ async def check_asterisk(manager: Manager, config: Config) -> AsyncIterator[Chec
     live = None
     if "pbx_config" in modules:
         live = await read_dialplan(manager)
-        dials = [line for line in live.lines if line.context == "rounded-call"]
-        if "chan_sip" in modules and any(li.data.startswith("SIP/") for li in dials):
-            sip = True
+        sip = sip or ("chan_sip" in modules and plans.dials_over_chan_sip(live))
     yield _modules(modules, (*_MODULES, "chan_sip") if sip else (*_MODULES, *_PJSIP))
     flavour = Flavour.ASTERISK_CHAN_SIP if sip else Flavour.ASTERISK
     rendered = render(flavour, config)
@@ -136,7 +134,7 @@ def _dialplan(
         return (wrong(contexts, what, "a call finds no way through", install),)
     results = [right(contexts, f"{len(expected.contexts)} contexts are loaded")]
     handler = plans.handler_problem(live)
-    differing = plans.differences(expected, live)
+    differing = [difference.text for difference in plans.compared(expected, live)]
     if handler:
         results.append(
             wrong(header, handler, "the id is on no INVITE, or not on the agent's alone", install)

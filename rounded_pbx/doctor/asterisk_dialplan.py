@@ -123,22 +123,36 @@ def handler_problem(live: Dialplan) -> str:
     return "" if options else "no Dial of rounded-call runs rounded-header: no INVITE has the id"
 
 
-def differences(expected: Dialplan, live: Dialplan) -> list[str]:
-    """Each line of our contexts that is not as we would write it."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A line that is not as we would write it; ``live`` is None where it is missing."""
+
+    text: str
+    live: Line | None = None
+
+
+def compared(
+    expected: Dialplan, live: Dialplan, contexts: Iterable[str] = OURS
+) -> list[Difference]:
+    """Where our contexts differ from what we would write; those that are missing are left out."""
     found = []
-    for context in OURS:
+    for context in contexts:
         if context not in live.contexts:
             continue
         want, have = expected.of(context), live.of(context)
         for key in [*want, *(key for key in have if key not in want)]:
             line, other = want.get(key), have.get(key)
             if line is None and other is not None:
-                found.append(f"{other.place}: {other.text} is not from us")
+                found.append(Difference(f"{other.place}: {other.text} is not from us", other))
             elif line is not None and other is None:
-                found.append(f"{line.place}: {line.text} is missing")
+                found.append(Difference(f"{line.place}: {line.text} is missing"))
             elif line is not None and other is not None and line.text != other.text:
-                found.append(f"{line.place}: {_beside(other.text, line.text)}")
-        found += [f"{context} includes {other}" for here, other in live.includes if here == context]
+                found.append(Difference(f"{line.place}: {_beside(other.text, line.text)}", other))
+        found += [
+            Difference(f"{context} includes {other}")
+            for here, other in live.includes
+            if here == context
+        ]
     return found
 
 
@@ -173,6 +187,11 @@ def trespassers(live: Dialplan) -> list[str]:
         if context not in OURS and other in INNER
     ]
     return found
+
+
+def dials_over_chan_sip(live: Dialplan) -> bool:
+    """Whether what is loaded dials a peer of chan_sip, and no endpoint of PJSIP."""
+    return any(line.data.startswith("SIP/") for line in live.lines if line.context in OURS)
 
 
 def missing(expected: Dialplan, live: Dialplan) -> list[str]:

@@ -1,8 +1,9 @@
 """A call through a copy of what Asterisk has loaded, whose trunk is our own listener.
 
 The copy stands in contexts of its own, put in over the manager and taken out again; nothing but
-the proof leads there. What it may do is listed below, and anything else is not copied: what the
-proof does not know could dial.
+the proof leads there. Only lines of ours are copied, as we would write them now: what an admin has
+added or changed could dial. How the agent's header is put on is the exception, as that is what is
+to be seen.
 """
 
 from __future__ import annotations
@@ -25,13 +26,10 @@ _PROVE = "rounded-prove"
 #: What a call into the copy enters by, and whom it asks for after a Gosub that came back.
 ENTRY, BACK, FALLBACK = f"{_PROVE}-in", "rounded-back", "rounded-fallback"
 
-_HARMLESS = {"gosub", "return", "stackpop", "hangup", "ringing", "sipaddheader"}
-_SETS = re.compile(
-    r"(?:LOCAL\()?(?:rounded_\w+|AGIEXITONHANGUP)\)?=|TIMEOUT\(absolute\)=|ROUNDED_\w+=|"
-    r"PJSIP_HEADER\(add,X-Rounded-Call-Id\)=|CDR\(rounded_call_id\)="
-)
 _NAME = re.compile(r"(?<![\w-])rounded-(?=(?:call|goto|stage|header|from-agent)(?![\w-]))")
-_AGI = re.compile(r"agi://[0-9.]+:[0-9]+/stage\?")
+_AGI = re.compile(r"agi://[0-9.]+:[0-9]+(?=/stage\?)")
+#: What may differ of a Dial: single letters, and the handler of the header on whichever leg.
+_OPTIONS = re.compile(r",\$\{rounded_ring\},[A-Za-z]*(?:\(rounded-header\^s\^1\([^()]*\)\))?")
 _COPIED = tuple(name for name in plans.OURS if name != plans.FROM_AGENT)
 
 
@@ -40,25 +38,29 @@ class CannotProve(SwitchError):
 
 
 def copy(
-    live: Dialplan, trunk: TrunkSection, listener: Address, daemon: Address | None
+    live: Dialplan,
+    expected: Dialplan,
+    trunk: TrunkSection,
+    listener: Address,
+    daemon: Address | None,
 ) -> list[Line]:
     """The copy's lines.
 
     Args:
         live: what is loaded.
+        expected: what we would write.
         trunk: the trunk whose name the dialplan dials.
         listener: where every call goes instead.
         daemon: where the dialplan asks instead; None to leave it.
 
     Raises:
-        CannotProve: a line does what is not known here.
+        CannotProve: a line is not ours.
     """
     here = [line for line in live.lines if line.context in _COPIED]
-    sip = any(line.application == "Dial" and line.data.startswith("SIP/") for line in here)
-    copier = _Copier(trunk, listener, daemon, sip)
-    for context, other in live.includes:
-        if context in _COPIED:
-            raise CannotProve(f"{context} includes {other}")
+    copier = _Copier(trunk, listener, daemon, plans.dials_over_chan_sip(live))
+    for difference in plans.compared(expected, live, _COPIED):
+        if difference.live is None or not copier.is_dial(difference.live):
+            raise CannotProve(f"{difference.text}: only what we have written is rehearsed")
     lines = [
         Line(
             _PROVE + line.context.removeprefix("rounded"),
@@ -94,32 +96,35 @@ class _Copier:
             return f"SIP/{self.trunk.name}/{user}/{self.listener}"
         return f"PJSIP/{self.trunk.name}/sip:{user}@{self.listener}"
 
+    @property
+    def _theirs(self) -> str:
+        """What stands in the dialplan for it."""
+        name = self.trunk.name
+        return f"SIP/{name}/${{rounded_did}}" if self.sip else f"PJSIP/${{rounded_did}}@{name}"
+
+    def is_dial(self, line: Line) -> bool:
+        """Whether a line dials the trunk, and does nothing else that could lead anywhere."""
+        way, options = line.data[: len(self._theirs)], line.data[len(self._theirs) :]
+        return (
+            line.application == "Dial"
+            and way == self._theirs
+            and _OPTIONS.fullmatch(options) is not None
+        )
+
     def copy(self, line: Line, labels: dict[str, int]) -> tuple[str, str]:
-        """The application and its data."""
+        """The application and its data; of lines that are ours."""
         application, data = line.application, line.data
-        known = application.lower()
-        if known == "dial":
-            way, comma, rest = data.partition(",")
-            name = self.trunk.name
-            theirs = (
-                f"SIP/{name}/${{rounded_did}}" if self.sip else f"PJSIP/${{rounded_did}}@{name}"
-            )
-            if way == theirs:
-                return application, self.dial("${rounded_did}") + comma + _renamed(rest)
-        elif known == "agi":
-            if _AGI.match(data):
-                asked = f"agi://{self.daemon}/stage?" if self.daemon else None
-                return application, _AGI.sub(asked, data) if asked else data
-        elif known in ("set", "mset"):
-            if _SETS.match(data):
-                return application, data
-        elif known == "goto" and data == "${ROUNDED_FALLBACK}":
+        if application == "Dial":
+            if not self.is_dial(line):
+                raise CannotProve(f"{line.place}: {line.text} does not dial {self._theirs}")
+            return application, self.dial("${rounded_did}") + _renamed(data[len(self._theirs) :])
+        if application == "AGI" and self.daemon is not None:
+            return application, _AGI.sub(f"agi://{self.daemon}", data)
+        if application == "Goto" and data == "${ROUNDED_FALLBACK}":
             return "Dial", f"{self.dial(FALLBACK)},5"
-        elif known in ("goto", "gotoif"):
-            return application, _renamed(_without_labels(data, labels))
-        elif known in _HARMLESS:
-            return application, _renamed(data)
-        raise CannotProve(f"{line.place}: {line.text[:120]} is not what a proof can copy")
+        if application in ("Goto", "GotoIf"):
+            data = _without_labels(data, labels)
+        return application, _renamed(data)
 
 
 def _renamed(data: str) -> str:

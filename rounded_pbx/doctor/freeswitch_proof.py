@@ -1,8 +1,9 @@
 """A call through a copy of what FreeSWITCH has loaded, whose trunk is our own listener.
 
 The copy is a file of its own in FreeSWITCH's temp_dir, read by the call that names it (``XML:/…``)
-and by no other; nothing is reloaded. What it may do is listed below, and anything else is not
-copied: what the proof does not know could dial.
+and by no other; nothing is reloaded. Only extensions of ours are copied, as we would write them
+now: what an admin has added or changed could dial. How the agent's header is put on is the
+exception, as that is what is to be seen.
 """
 
 from __future__ import annotations
@@ -17,19 +18,16 @@ from pathlib import Path
 
 from ..config_types import Address
 from .asterisk_proof import FALLBACK, CannotProve
-from .freeswitch_dialplan import CONTEXTS
+from .freeswitch_dialplan import CONTEXTS, HEADER, differences
 
 #: The context of the copy in which a call begins.
 ENTRY = "rounded_prove_public"
-_HARMLESS = {"set", "multiset", "sched_cancel", "hangup", "ring_ready"}
-_SETS = re.compile(
-    r"(?:\^\^\|)?(?:rounded_\w+|effective_caller_id_\w+|socket_resume|continue_on_fail|"
-    r"hangup_after_bridge|sip_copy_custom_headers|force_transfer_\w+|sip_h_X-Rounded-Call-Id)="
-)
+_HEADER = re.escape(HEADER)
 
 
 def copy(
     live: Mapping[str, list[ET.Element]],
+    expected: Mapping[str, list[ET.Element]],
     *,
     gateway: str,
     profile: str,
@@ -41,6 +39,7 @@ def copy(
 
     Args:
         live: our extensions by context, as they are loaded.
+        expected: the same, as we would write them.
         gateway: the name of the trunk's gateway.
         profile: the SIP profile of it.
         listener: where every call goes instead.
@@ -48,59 +47,60 @@ def copy(
         file: the path that the copy will have.
 
     Raises:
-        CannotProve: an action does what is not known here.
+        CannotProve: an extension is not ours.
     """
+    there = f"sofia/gateway/{gateway}/${{rounded_did}}"
+    bridge = re.compile(
+        rf"\{{\$\{{rounded_options\}}(?:,rounded_call_id=\$1)?(?:,{_HEADER}=\$1)?\}}"
+        + re.escape(there)
+    )
+    for difference in differences(_without_header(expected, bridge), _without_header(live, bridge)):
+        raise CannotProve(f"{difference}: only what we have written is rehearsed")
     root = ET.Element("document", type="freeswitch/xml")
     # No <dialplan> in it: switch_xml_find_child without an attribute gives back the node itself.
     plan = ET.SubElement(root, "section", name="dialplan")
-
-    def data(context: str, extension: str, application: str, text: str) -> tuple[str, str]:
-        if application == "bridge":
-            there = f"sofia/gateway/{gateway}/${{rounded_did}}"
-            if re.fullmatch(r"\{.*\}" + re.escape(there), text):
-                text = text.removesuffix(there)
-                return (
-                    application,
-                    f"{_moved(text, file)}sofia/{profile}/${{rounded_did}}@{listener}",
-                )
-        elif application == "socket":
-            found = re.fullmatch(r"[0-9.]+:[0-9]+/stage async full", text)
-            if found:
-                return application, f"{daemon}/stage async full" if daemon else text
-        elif application in ("transfer", "sched_transfer"):
-            if extension == "rounded-fallback" and text == "$1":
-                return "bridge", f"sofia/{profile}/{FALLBACK}@{listener}"
-            if re.fullmatch(r"(?:\+\d+ )?\S+ XML rounded_(?:bridge|after)", text):
-                return application, _moved(text, file)
-        elif application in ("set", "multiset"):
-            if _SETS.match(text):
-                return application, _moved(text, file)
-        elif application in _HARMLESS:
-            return application, text
-        raise CannotProve(
-            f"{context}, {extension}: {application} {text[:120]} is not what a proof can copy"
-        )
-
     for context in CONTEXTS:
         name = ENTRY if context == "public" else _moved(context, file)
         copied = ET.SubElement(plan, "context", name=name)
         for extension in live[context]:
             if extension.get("name") == "rounded-from-agent":  # it leads to the admin's own
                 continue
-            mine = ET.fromstring(ET.tostring(extension))  # noqa: S314 - its own text
+            mine = _cloned(extension)
             for element in mine.iter():
-                if element.tag in ("action", "anti-action"):
-                    given = element.get("application") or "", element.get("data") or ""
-                    application, text = data(context, extension.get("name") or "", *given)
-                    element.set("application", application)
-                    element.set("data", text)
-                elif element.tag == "condition":
-                    for key, value in element.attrib.items():
-                        element.set(key, _moved(value, file))
-                elif element.tag != "extension":
-                    raise CannotProve(f"{context}: <{element.tag}> is not what a proof can copy")
+                for key, value in element.attrib.items():
+                    element.set(key, _moved(value, file))
+                application, data = element.get("application"), element.get("data") or ""
+                if application == "bridge":
+                    instead = f"sofia/{profile}/${{rounded_did}}@{listener}"
+                    element.set("data", data.removesuffix(there) + instead)
+                elif application == "socket" and daemon is not None:
+                    element.set("data", f"{daemon}/stage async full")
+                elif application == "transfer" and data == "$1":
+                    element.set("application", "bridge")
+                    element.set("data", f"sofia/{profile}/{FALLBACK}@{listener}")
             copied.append(mine)
     return ET.tostring(root, encoding="unicode")
+
+
+def _without_header(
+    extensions: Mapping[str, list[ET.Element]], bridge: re.Pattern[str]
+) -> dict[str, list[ET.Element]]:
+    """The extensions without what puts the header on, wherever that is."""
+    found: dict[str, list[ET.Element]] = {}
+    for context, each in extensions.items():
+        found[context] = [_cloned(extension) for extension in each]
+        for condition in (c for extension in found[context] for c in extension.iter("condition")):
+            for action in condition.findall("action"):
+                data = action.get("data") or ""
+                if action.get("application") == "bridge" and bridge.fullmatch(data):
+                    action.set("data", "the agent")
+                elif re.fullmatch(rf"(?:nolocal:)?{_HEADER}=\$1", data):
+                    condition.remove(action)
+    return found
+
+
+def _cloned(extension: ET.Element) -> ET.Element:
+    return ET.fromstring(ET.tostring(extension))  # noqa: S314 - its own text
 
 
 def _moved(text: str, file: str) -> str:

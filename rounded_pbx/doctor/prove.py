@@ -230,12 +230,15 @@ async def _on_asterisk(
     section = call.config.trunk
     assert section is not None  # noqa: S101 - a dialplan could be written
     live = await read_dialplan(manager)
-    text = next(t for name, t in call.rendered.files.items() if name.startswith("extensions"))
-    gone = asterisk_dialplan.missing(asterisk_dialplan.written(text), live)
+    sip = asterisk_dialplan.dials_over_chan_sip(live)
+    files = render(Flavour.ASTERISK_CHAN_SIP if sip else Flavour.ASTERISK, call.config).files
+    text = next(text for name, text in files.items() if name.startswith("extensions"))
+    expected = asterisk_dialplan.written(text)
+    gone = asterisk_dialplan.missing(expected, live)
     if gone:
         raise CannotProve(f"not loaded: {', '.join(gone)}")
-    lines = asterisk_proof.copy(live, section, listener.here, daemon)
-    if not any(line.data.startswith("SIP/") for line in lines):
+    lines = asterisk_proof.copy(live, expected, section, listener.here, daemon)
+    if not sip:
         unsafe = await asterisk_proof.outbound_proxy(manager, section)
         if unsafe:
             raise CannotProve(unsafe)
@@ -263,6 +266,10 @@ async def _on_freeswitch(
     proxy = (shown.findtext(".//outbound-proxy") or "") if shown is not None else "?"
     if proxy != "N/A":
         raise CannotProve(f"the profile {profile} has outbound-proxy={proxy}")
+    for variable in ("sip_route_uri", "sip_network_destination"):  # read from the global ones, too
+        found = (await socket.api(f"global_getvar {variable}")).strip()
+        if found and not found.startswith("-ERR"):
+            raise CannotProve(f"the global variable {variable} is set: {found}")
     folder = Path((await socket.api("global_getvar temp_dir")).strip())
     call_id = str(uuid.uuid4())
     try:
@@ -270,6 +277,7 @@ async def _on_freeswitch(
             file.write_text(
                 freeswitch_proof.copy(
                     live,
+                    freeswitch_dialplan.written(call.rendered.files),
                     gateway=section.name,
                     profile=profile,
                     listener=listener.here,
