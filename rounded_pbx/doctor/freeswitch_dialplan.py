@@ -12,13 +12,15 @@ CONTEXTS = ("public", *INNER)
 HEADER = "sip_h_X-Rounded-Call-Id"
 _INNER_NAME = re.compile(r"\bXML (?:rounded_bridge|rounded_after)\b")
 
-#: An extension as nested tuples: tag, attributes, children; without comments and blanks.
-Node = tuple[str, tuple[tuple[str, str], ...], tuple["Node", ...]]
+#: An extension as nested tuples: tag, attributes, text (which an action prefers to its ``data``),
+#: children; without comments and blanks.
+Node = tuple[str, tuple[tuple[str, str], ...], str, tuple["Node", ...]]
 
 
 def _node(element: ET.Element) -> Node:
     attributes = tuple(sorted(element.attrib.items()))
-    return element.tag, attributes, tuple(_node(child) for child in element)
+    text = (element.text or "").strip()
+    return element.tag, attributes, text, tuple(_node(child) for child in element)
 
 
 def ours(context: str, element: ET.Element | None) -> list[ET.Element]:
@@ -94,14 +96,15 @@ def _beside(live: ET.Element, expected: ET.Element) -> str:
     """The first action or condition in which two extensions differ."""
     mine, theirs = list(expected.iter()), list(live.iter())
     for want, have in zip(mine, theirs, strict=False):
-        if want.attrib != have.attrib or want.tag != have.tag:
+        if _node(want)[:3] != _node(have)[:3]:
             return f"has {_said(have)}, expected {_said(want)}"
     more = (theirs if len(theirs) > len(mine) else mine)[min(len(mine), len(theirs))]
     return f"{'has also' if len(theirs) > len(mine) else 'lacks'} {_said(more)}"
 
 
 def _said(element: ET.Element) -> str:
-    return " ".join([element.tag, *(f'{k}="{v}"' for k, v in element.attrib.items())])[:160]
+    words = [element.tag, *(f'{k}="{v}"' for k, v in element.attrib.items())]
+    return " ".join([*words, (element.text or "").strip()]).strip()[:160]
 
 
 def trespassers(dialplan: ET.Element | None, directory: ET.Element | None) -> list[str]:
