@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import io
 import json
 import logging
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from rich.markup import escape
 from .config import config_path, load, read_keys
 from .doctor.examine import examine, not_to_be_used
 from .doctor.prove import prove as prove_calls
-from .doctor.results import CheckResult, Verdict, exit_status
+from .doctor.results import CheckResult, Verdict, exit_status, wrong
 from .errors import ConfigError
 
 _SHOWN = {
@@ -38,15 +40,26 @@ async def run(given: Path | None, *, prove: bool, live: bool, as_json: bool, out
         asyncio.get_running_loop().add_signal_handler(number, doing.cancel)
     # What a library or the stand-in for the daemon logs is no part of what is said here.
     logging.getLogger().addHandler(logging.NullHandler())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what is no Latin-1 is said all the same
+            stream.reconfigure(errors="replace")
     results = []
-    async for result in _results(config_path(given), prove=prove, live=live):
-        results.append(result)
+    try:
+        async for result in _results(config_path(given), prove=prove, live=live):
+            results.append(result)
+            if not as_json:
+                _say(result, out)
+    except Exception as error:  # what it found so far must not be lost, nor taken for all
+        failed = wrong(
+            "doctor", f"{type(error).__name__}: {error}", "a defect of ours", "report it"
+        )
+        results.append(failed)
         if not as_json:
-            _say(result, out)
+            _say(failed, out)
     status = exit_status(results)
     if as_json:
         found = [dataclasses.asdict(result) for result in results]
-        typer.echo(json.dumps({"status": status, "checks": found}, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps({"status": status, "checks": found}, indent=2, ensure_ascii=True))
     else:
         count = Counter(result.verdict for result in results)
         words = {
@@ -74,7 +87,7 @@ async def _results(path: Path, *, prove: bool, live: bool) -> AsyncIterator[Chec
             keys = {n: k.get_secret_value() for n, k in read_keys(path, config)[0].items()}
         except ConfigError:
             keys = {}  # which examine has said
-        async for result in prove_calls(path, config, keys, live=live):
+        async for result in prove_calls(config, keys, live=live):
             yield result
 
 

@@ -7,6 +7,7 @@ RoundedPbxError
 │   ├── Hangup            the caller left, or the switch closed the session
 │   ├── ProtocolError     bytes that the protocol does not allow, or too many of them
 │   ├── CommandFailed     the switch refused a command of ours
+│   │   └── NoPermission  we have not the right to give it
 │   ├── SwitchUnreachable no answer when we logged in to the switch, or asked it
 │   └── LoginRefused      the switch does not let us in: password or ACL
 └── ApiError              the Rounded API's side
@@ -76,6 +77,10 @@ class ProtocolError(SwitchError):
 
 class CommandFailed(SwitchError):
     """The switch answered a command of ours with an error."""
+
+
+class NoPermission(CommandFailed):
+    """The switch's user whom we are logged in as has not the right to do this."""
 
 
 class SwitchUnreachable(SwitchError):

@@ -141,6 +141,24 @@ def test_the_exit_status_is_the_worst_that_was_said() -> None:
     ]
 
 
+def test_nothing_that_is_shown_moves_a_terminal() -> None:
+    found = wrong("a", "\x1b[2J\x9b\u202e\n" + "x" * 10_000, "\x07", "\r")
+    assert found.seen.startswith("?[2J???xxx")
+    assert len(found.seen) == 501
+    assert (found.wrong, found.todo) == ("?", "?")
+
+
+def test_a_defect_is_one_line_and_no_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(config: Config) -> CheckResult:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("rounded_pbx.doctor.examine.check_files", breaks)
+    path = write(tmp_path, "accounts: {default: {key_env: KEY}}\n")
+    ran = CliRunner().invoke(app, ["doctor", "--config", str(path)])
+    assert ran.exit_code == 2
+    assert "RecursionError: too deep" in ran.stdout
+
+
 # The files.
 
 
@@ -297,6 +315,7 @@ ENDPOINT = {
     "objectname": "rounded",
     "context": "rounded-from-agent",
     "identifyby": "ip",
+    "setvar": "A=b\nTRANSFER_CONTEXT=rounded-from-agent",
 }
 CONTACT = {"event": "ContactStatusDetail", "uri": "sip:127.0.0.3:5080", "status": "Reachable"}
 
@@ -327,6 +346,9 @@ async def test_a_manager_that_tells_of_nothing_wrong() -> None:
         ([ENDPOINT, {**CONTACT, "uri": "sip:10.0.0.1"}], "contact sip:10.0.0.1"),
         ([{**ENDPOINT, "identifyby": "username,ip"}, CONTACT], "identify_by=username,ip"),
         ([{**ENDPOINT, "context": "default"}, CONTACT], "context=default"),
+        ([{**ENDPOINT, "setvar": "A=b"}, CONTACT], "no set_var=TRANSFER_CONTEXT=rounded-from"),
+        ([ENDPOINT, {**CONTACT, "uri": "sip:127.0.0.3:5081"}], "expected sip:127.0.0.3:5080"),
+        ([ENDPOINT, {**CONTACT, "uri": "sip:127.0.0.33:5080"}], "expected sip:127.0.0.3:5080"),
     ],
 )
 async def test_a_trunk_that_is_not_as_it_should_be(events: Any, says: str) -> None:
@@ -388,7 +410,13 @@ async def test_what_a_missing_module_hides_is_skipped(gone: set[str], skipped: l
     assert {result.verdict for result in found.values()} <= {Verdict.SKIPPED}
 
 
-PEER = {"context": "rounded-from-agent", "tohost": "127.0.0.3", "status": "OK (3 ms)"}
+PEER = {
+    "context": "rounded-from-agent",
+    "tohost": "127.0.0.3",
+    "address-port": "5080",
+    "chanvariable": "TRANSFER_CONTEXT=rounded-from-agent",
+    "status": "OK (3 ms)",
+}
 
 
 @pytest.mark.parametrize(
@@ -396,7 +424,9 @@ PEER = {"context": "rounded-from-agent", "tohost": "127.0.0.3", "status": "OK (3
     [
         (PEER, None),
         ({**PEER, "status": "UNREACHABLE"}, "UNREACHABLE"),
-        ({**PEER, "tohost": "10.0.0.1"}, "host=10.0.0.1"),
+        ({**PEER, "tohost": "10.0.0.1"}, "host and port 10.0.0.1:5080"),
+        ({**PEER, "address-port": "5081"}, "host and port 127.0.0.3:5081"),
+        ({**PEER, "chanvariable": ""}, "no setvar=TRANSFER_CONTEXT"),
         ({**PEER, "context": "default"}, "context=default"),
     ],
 )
@@ -426,6 +456,11 @@ async def test_an_include_of_theirs_into_an_inner_context() -> None:
     live = [*loaded_dialplan(), {"context": "theirs", "includecontext": "rounded-call"}]
     found = await of_asterisk(ShowDialPlan=live)
     assert "[theirs] includes rounded-call" in found["asterisk.entrances"].seen
+    for told in ({"switch": "Realtime/x"}, {"priority": "hint", "extension": "1"}):
+        found = await of_asterisk(
+            ShowDialPlan=[*loaded_dialplan(), {"context": "rounded-call", **told}]
+        )
+        assert list(found) == ["asterisk.dialplan"]
     live = [*loaded_dialplan(), {"context": "rounded-call", "includecontext": "theirs"}]
     found = await of_asterisk(ShowDialPlan=live)
     assert "rounded-call includes theirs" in found["asterisk.dialplan"].seen

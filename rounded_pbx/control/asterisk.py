@@ -22,13 +22,13 @@ from panoramisk import Manager
 from panoramisk.ami_protocol import AMIProtocol
 
 from ..config_types import Address
-from ..errors import CommandFailed, LoginRefused, SwitchUnreachable
+from ..errors import CommandFailed, LoginRefused, NoPermission, SwitchUnreachable
 from . import said, word
 
 _SECRET = re.compile(r"[ -~]{1,128}")
 _HOLD_CONFIGURATION = ("res_pjsip", "chan_sip", "pbx_config")
 #: Bytes that the manager may send from one action, or one item of a list, to the next.
-_LIMIT = 64 * 1024
+_LIMIT = 128 * 1024
 #: Items of a list: a large FreePBX has some 30,000 lines of dialplan.
 _LONGEST_LIST = 500_000
 #: Seconds that a list may take at least.
@@ -49,6 +49,7 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     def __init__(self, manager: _Manager) -> None:
         self._manager = manager
         self._left = _LIMIT
+        self._rest = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -62,15 +63,18 @@ class _Protocol(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         return reply
 
     def data_received(self, data: bytes) -> None:
-        # Of a list, one read may hold far more than one item may.
-        for start in range(0, len(data), _LIMIT // 4):
+        # Of a list, one read may hold far more than one item may. Whole lines only: panoramisk
+        # decodes each read by itself (44), and a character may be split between two.
+        for start in range(0, len(data), _LIMIT // 8):
             if not self.transport.is_closing():
-                self._receive(data[start : start + _LIMIT // 4])
+                self._rest += data[start : start + _LIMIT // 8]
+                lines, newline, self._rest = self._rest.rpartition(b"\n")
+                self._receive(lines + newline)
 
     def _receive(self, data: bytes) -> None:
         self._left -= len(data)
         try:
-            if self._left < 0:  # it would keep them all, for a blank line to come (62)
+            if self._left < len(self._rest):  # it would keep all, for a blank line to come (62)
                 raise ValueError(f"more than {_LIMIT} bytes")
             super().data_received(data)
         except Exception:  # it trips over repeated headers: they are lists, and it expects text
@@ -285,6 +289,8 @@ class Asterisk:
         if reply is None:
             raise SwitchUnreachable(f"{self.address}: the connection broke")
         if not reply.success:
+            if "ermission" in str(reply.message):
+                raise NoPermission(f"{action}: {said(reply.message)}")
             raise CommandFailed(f"{action}: {said(reply.message)}")
         return reply
 

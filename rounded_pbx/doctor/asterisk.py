@@ -9,11 +9,11 @@ from typing import Protocol
 from ..config import Config, Trunk
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import Rendered, render
-from ..errors import CommandFailed
+from ..errors import CommandFailed, NoPermission
 from . import asterisk_dialplan as plans
 from .asterisk_dialplan import Dialplan, few
 from .results import CheckResult, look, right, skipped, wrong
-from .trunk import reach
+from .trunk import leads_to, reach
 
 #: The rights that a manager's user needs, as manager.conf has them.
 RIGHTS = "read = system,reporting,originate and write = the same; then: manager reload"
@@ -37,6 +37,8 @@ _PJSIP = (
     "res_pjsip_endpoint_identifier_ip",
 )
 _PREFIX = "asterisk"
+#: Without it, a TRANSFER_CONTEXT of the admin's would take the agent's transfers elsewhere.
+_TRANSFERS = f"TRANSFER_CONTEXT={plans.FROM_AGENT}"
 #: Endpoints whose contexts are looked at; each takes a round trip.
 _MOST_ENDPOINTS = 5000
 
@@ -207,9 +209,9 @@ async def _pjsip_trunk(manager: Manager, trunk: Trunk, flavour: Flavour) -> Chec
         install = f"in Connectivity > Trunks, the pjsip trunk {trunk.name}; then: {install}"
     try:
         endpoint, events = await _endpoint(manager, trunk.name)
-    except CommandFailed as error:
-        if "ermission" in str(error):
-            raise
+    except NoPermission:
+        raise
+    except CommandFailed:
         return wrong(name, f"no endpoint {trunk.name}", "there is no trunk to dial", install)
     contacts = [event for event in events if event.get("event") == "ContactStatusDetail"]
     protocol = next((e.get("protocol", "") for e in events if e.get("protocol")), "udp")
@@ -218,12 +220,14 @@ async def _pjsip_trunk(manager: Manager, trunk: Trunk, flavour: Flavour) -> Chec
         amiss.append(f"context={endpoint.get('context')}, expected {plans.FROM_AGENT}")
     if endpoint.get("identifyby", "").replace(" ", "") != "ip":
         amiss.append(f"identify_by={endpoint.get('identifyby')}, expected ip")
+    if _TRANSFERS not in endpoint.get("setvar", "").split("\n"):
+        amiss.append(f"no set_var={_TRANSFERS}")
     if trunk.auth and not endpoint.get("outboundauth"):
         amiss.append("no outbound_auth, and trunk.auth is true")
     if not contacts:
         amiss.append(f"no contact, expected sip:{trunk.host}")
     uris = [contact.get("uri", "") for contact in contacts]
-    if contacts and not any(trunk.address in uri for uri in uris):
+    if contacts and not all(leads_to(uri, trunk) for uri in uris):
         amiss.append(f"contact {', '.join(uris)}, expected sip:{trunk.host}")
     if amiss:
         return wrong(name, f"endpoint {trunk.name}: {few(amiss)}", "it is not ours", install)
@@ -260,15 +264,20 @@ async def _chan_sip_trunk(manager: Manager, trunk: Trunk, flavour: Flavour) -> C
     name, install = f"{_PREFIX}.trunk", f"rounded-pbx dialplan {flavour} --install --reload"
     try:
         peer = await manager.act("SIPshowpeer", Peer=trunk.name)
-    except CommandFailed as error:
-        if "ermission" in str(error):
-            raise
+    except NoPermission:
+        raise
+    except CommandFailed:
         return wrong(name, f"no peer {trunk.name}", "there is no trunk to dial", install)
     amiss = []
     if peer.get("context") != plans.FROM_AGENT:
         amiss.append(f"context={peer.get('context')}, expected {plans.FROM_AGENT}")
-    if trunk.address not in (peer.get("tohost"), peer.get("address-ip")):
-        amiss.append(f"host={peer.get('tohost')}, expected {trunk.address}")
+    if _TRANSFERS not in peer.get("chanvariable", "").split("\n"):
+        amiss.append(f"no setvar={_TRANSFERS}")
+    there = [
+        f"sip:{peer.get(host)}:{peer.get('address-port')}" for host in ("tohost", "address-ip")
+    ]
+    if not any(leads_to(uri, trunk) for uri in there):
+        amiss.append(f"host and port {there[0].removeprefix('sip:')}, expected {trunk.host}")
     if amiss:
         return wrong(name, f"peer {trunk.name}: {few(amiss)}", "it is not ours", install)
     status = peer.get("status", "")

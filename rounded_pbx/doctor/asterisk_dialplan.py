@@ -87,14 +87,19 @@ def loaded(events: Iterable[Mapping[str, str]]) -> Dialplan:
     for event in events:
         context = event.get("context", "")
         contexts.add(context)
+        priority = event.get("priority", "")
         if "includecontext" in event:
             includes.append((context, event["includecontext"]))
-        elif event.get("priority", "").isdigit():
+        elif "switch" in event:
+            includes.append((context, f"the switch {event['switch']}"))
+        elif priority == "hint":
+            includes.append((context, f"a hint of {event.get('extension', '')}"))
+        elif re.fullmatch(r"[0-9]{1,6}", priority):
             lines.append(
                 Line(
                     context,
                     event.get("extension", ""),
-                    int(event["priority"]),
+                    int(priority),
                     event.get("application", ""),
                     event.get("appdata", ""),
                     event.get("extensionlabel", ""),

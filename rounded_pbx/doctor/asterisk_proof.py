@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ..config import Trunk as TrunkSection
 from ..config_types import Address
-from ..errors import CommandFailed, SwitchError
+from ..errors import CommandFailed, SwitchError, SwitchUnreachable
 from . import asterisk_dialplan as plans
 from .asterisk import Manager
 from .asterisk_dialplan import Dialplan, Line
@@ -139,9 +139,9 @@ def _without_labels(data: str, labels: dict[str, int]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def loaded(manager: Manager, lines: list[Line]) -> AsyncIterator[None]:
-    """The copy in Asterisk's dialplan, and out of it again."""
-    await _take_out(manager, lines)
+async def loaded(manager: Manager, lines: list[Line], live: Dialplan) -> AsyncIterator[None]:
+    """The copy in Asterisk's dialplan, and out of it again; before, what a killed proof left."""
+    await _take_out(manager, [line for line in live.lines if line.context.startswith(_PROVE)])
     try:
         for line in lines:
             await manager.act(
@@ -154,8 +154,11 @@ async def loaded(manager: Manager, lines: list[Line]) -> AsyncIterator[None]:
             )
         yield
     finally:
-        # What was cut off is taken out by the next proof, or by a dialplan reload.
-        await asyncio.shield(_take_out(manager, lines))
+        try:
+            await asyncio.shield(_take_out(manager, lines))
+        except SwitchError as error:
+            left = f"the contexts {_PROVE}-… were not taken out: dialplan reload does it"
+            raise SwitchUnreachable(f"{error}; {left}") from None
 
 
 async def _take_out(manager: Manager, lines: list[Line]) -> None:

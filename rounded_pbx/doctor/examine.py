@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import Config, read_keys
 from ..control.login import to_asterisk, to_freeswitch
-from ..errors import CommandFailed, ConfigError, LoginRefused, SwitchError
+from ..errors import CommandFailed, ConfigError, LoginRefused, NoPermission, SwitchError
 from .api import check_api
 from .asterisk import RIGHTS, check_asterisk
 from .files import check_files
@@ -97,12 +97,11 @@ async def _switch(
             yield result
     except LoginRefused as error:
         yield wrong(name, str(error), "the switch does not let us in", where)
-    except CommandFailed as error:
-        if "ermission" in str(error):
-            what, todo = "the manager's user lacks a right", f"in manager.conf: {RIGHTS}"
-        else:
-            what, todo = "the switch refused to say", "see its own log"
+    except NoPermission as error:
+        what, todo = "the manager's user lacks a right", f"in manager.conf: {RIGHTS}"
         yield wrong(f"{switch}.rights", str(error), what, todo)
+    except CommandFailed as error:
+        yield wrong(f"{switch}.answers", str(error), "the switch refused to say", "see its own log")
     except SwitchError as error:
         what = "the switch does not answer"
         yield wrong(f"{switch}.answers" if inside else name, str(error), what, where)

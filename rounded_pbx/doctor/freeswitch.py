@@ -12,10 +12,12 @@ from ..dialplan.rendering import render
 from . import freeswitch_dialplan as plans
 from .asterisk_dialplan import few
 from .results import CheckResult, look, right, skipped, wrong
-from .trunk import reach
+from .trunk import leads_to, reach
 
 _MODULES = ("mod_commands", "mod_dialplan_xml", "mod_dptools", "mod_event_socket", "mod_sofia")
 _PREFIX = "freeswitch"
+#: Elements inside one another; a configuration of FreeSWITCH's has some ten.
+_DEEPEST = 100
 _INSTALL = (
     "rounded-pbx dialplan freeswitch --install --reload; in FusionPBX, paste the XML of "
     "rounded-pbx dialplan fusionpbx anew"
@@ -43,10 +45,7 @@ async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator
     modules = await socket.loaded(_MODULES)
     yield _modules(modules)
     if "mod_dialplan_xml" in modules:
-        found = {
-            context: xml(await socket.api(f"xml_locate dialplan context name {context}"))
-            for context in plans.CONTEXTS
-        }
+        found = {context: await located(socket, context) for context in plans.CONTEXTS}
         for result in _dialplan(found, config, made_for_each_call=await _made(socket)):
             yield result
     else:
@@ -57,6 +56,12 @@ async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator
     else:
         for name in ("entrances", "transfers", "trunk"):
             yield skipped(f"{_PREFIX}.{name}", "mod_sofia is not loaded")
+
+
+async def located(socket: EventSocket, context: str) -> ET.Element | None:
+    """A context as it is loaded; FusionPBX's handler answers with ``public``, whatever is asked."""
+    found = xml(await socket.api(f"xml_locate dialplan context name {context}"))
+    return found if found is not None and found.get("name") == context else None
 
 
 async def _made(socket: EventSocket) -> bool:
@@ -74,9 +79,15 @@ async def _made(socket: EventSocket) -> bool:
 def xml(text: str) -> ET.Element | None:
     """XML that FreeSWITCH wrote, or None where it has none to show."""
     try:
-        return ET.fromstring(text[text.index("<") :])  # noqa: S314 - the admin's own switch
+        root = ET.fromstring(text[text.index("<") :])  # noqa: S314 - the admin's own switch
     except (ET.ParseError, ValueError):
         return None
+    level, depth = [root], 0
+    while level:
+        level, depth = [child for element in level for child in element], depth + 1
+        if depth > _DEEPEST:
+            return None
+    return root
 
 
 def _modules(loaded: frozenset[str]) -> CheckResult:
@@ -96,12 +107,14 @@ def _modules(loaded: frozenset[str]) -> CheckResult:
 def _dialplan(
     found: dict[str, ET.Element | None], config: Config, *, made_for_each_call: bool
 ) -> tuple[CheckResult, ...]:
-    contexts, header, plan = (f"{_PREFIX}.{name}" for name in ("contexts", "header", "dialplan"))
+    contexts, header, plan, way = (
+        f"{_PREFIX}.{name}" for name in ("contexts", "header", "dialplan", "way-in")
+    )
     rendered = render(Flavour.FREESWITCH, config)
     if rendered.problems:
         return (skipped(contexts, "no dialplan can be written: " + few(rendered.problems)),)
     expected = plans.written(rendered.files)
-    live = {name: plans.ours(name, element) for name, element in found.items()}
+    live = {name: plans.ours(name, element, expected) for name, element in found.items()}
     gone = [name for name in plans.CONTEXTS if not live[name]]
     if gone and made_for_each_call:
         what = "FreeSWITCH does not show it: a handler writes the dialplan for each call"
@@ -127,6 +140,13 @@ def _dialplan(
         results.append(wrong(plan, few(differing), what, _INSTALL))
     else:
         results.append(right(plan, "as the configuration says"))
+    before = plans.before_ours(found["public"], expected, rendered.did)
+    if before:
+        what = f"public: {few(before)} stands before ours and may take {rendered.did}"
+        todo = "see that it lets your DIDs through; 00_rounded.xml comes first by its name"
+        results.append(look(way, what, "perhaps no call ever gets to ours", todo))
+    else:
+        results.append(right(way, "nothing in public takes the DID before ours"))
     return tuple(results)
 
 
@@ -169,12 +189,12 @@ async def _sofia(socket: EventSocket, config: Config) -> AsyncIterator[CheckResu
     elif open_ones:
         yield look(
             transfers,
-            f"profiles without disable-transfer: {', '.join(open_ones)}",
+            f"profiles of callers without disable-transfer: {', '.join(open_ones)}",
             "a caller's REFER there can make FreeSWITCH dial anything, past every dialplan",
             'in the profile of your callers: <param name="disable-transfer" value="true"/>',
         )
     else:
-        yield right(transfers, "disable-transfer is true in every profile")
+        yield right(transfers, "disable-transfer is true where callers come in")
     if config.trunk is None:
         yield skipped(trunk_name, "trunk is missing in the configuration")
         return
@@ -184,7 +204,7 @@ async def _sofia(socket: EventSocket, config: Config) -> AsyncIterator[CheckResu
         yield wrong(trunk_name, f"no gateway {gateway}", "there is no trunk to dial", _INSTALL)
         return
     state, proxy = shown.findtext("state") or "", shown.findtext("proxy") or ""
-    if config.trunk.address not in proxy:
+    if not leads_to(proxy, config.trunk):
         what = f"gateway {gateway}: proxy {proxy}, expected {config.trunk.host}"
         todo = f"{_INSTALL}; a gateway that has changed: sofia profile external killgw {gateway}"
         yield wrong(trunk_name, what, "it is not ours", todo)

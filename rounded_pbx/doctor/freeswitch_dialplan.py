@@ -23,14 +23,45 @@ def _node(element: ET.Element) -> Node:
     return element.tag, attributes, text, tuple(_node(child) for child in element)
 
 
-def ours(context: str, element: ET.Element | None) -> list[ET.Element]:
-    """Of a context, the extensions that are ours: all of our own, some of public."""
+def ours(
+    context: str, element: ET.Element | None, expected: Mapping[str, list[ET.Element]]
+) -> list[ET.Element]:
+    """Of a context, the extensions that are ours: all of our own, of public those named as ours."""
     if element is None:
         return []
     extensions = list(element.iter("extension"))
     if context in INNER:
         return extensions
-    return [each for each in extensions if (each.get("name") or "").startswith("rounded-")]
+    names = {each.get("name") for each in expected.get(context, [])}
+    return [each for each in extensions if each.get("name") in names]
+
+
+def before_ours(
+    public: ET.Element | None, expected: Mapping[str, list[ET.Element]], did: str
+) -> list[str]:
+    """The extensions of public before the last of ours that a call to the DID may end in."""
+    if public is None:
+        return []
+    names = {each.get("name") for each in expected["public"]}
+    extensions = list(public.iter("extension"))
+    last = max((at for at, e in enumerate(extensions) if e.get("name") in names), default=0)
+    return [
+        extension.get("name") or "?"
+        for extension in extensions[:last]
+        if extension.get("name") not in names
+        and extension.get("continue") != "true"
+        and all(_lets_in(condition, did) for condition in extension.iter("condition"))
+    ]
+
+
+def _lets_in(condition: ET.Element, did: str) -> bool:
+    """Whether a condition may hold for a call to the DID: one on something else may always."""
+    if condition.get("field") != "destination_number":
+        return True
+    try:
+        return re.search(condition.get("expression") or "", did) is not None
+    except re.error:  # its regular expressions are not quite Python's
+        return True
 
 
 def written(files: Mapping[str, str]) -> dict[str, list[ET.Element]]:
@@ -39,9 +70,9 @@ def written(files: Mapping[str, str]) -> dict[str, list[ET.Element]]:
     for name, text in files.items():
         root = ET.fromstring(text)  # noqa: S314 - our own text
         if name.endswith("public/00_rounded.xml"):
-            found["public"] = ours("public", root)
+            found["public"] = list(root.iter("extension"))
         for context in root.iter("context"):
-            found[context.get("name") or ""] = ours(context.get("name") or "", context)
+            found[context.get("name") or ""] = list(context.iter("extension"))
     return found
 
 
@@ -130,13 +161,14 @@ def trespassers(dialplan: ET.Element | None, directory: ET.Element | None) -> li
 
 
 def profiles_that_transfer(sofia: ET.Element | None) -> list[str]:
-    """The SIP profiles that let a caller's REFER in."""
+    """The SIP profiles by which callers come in, and that let a REFER of theirs in, too."""
     found = []
     for profile in sofia.iter("profile") if sofia is not None else ():
         settings = {
             param.get("name"): param.get("value") for param in profile.findall("settings/param")
         }
-        if settings.get("disable-transfer") not in ("true", "yes", "on", "1"):
+        callers = settings.get("context", "public") == "public"
+        if callers and settings.get("disable-transfer") not in ("true", "yes", "on", "1"):
             found.append(profile.get("name") or "?")
     return found
 

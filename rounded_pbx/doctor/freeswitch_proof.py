@@ -116,6 +116,8 @@ def written(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written there.
     """
+    for left in folder.glob("rounded_prove_*.xml"):  # of a proof that was killed
+        left.unlink(missing_ok=True)
     number, name = tempfile.mkstemp(prefix="rounded_prove_", suffix=".xml", dir=folder)
     path = Path(name)
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import math
+import re
+import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
@@ -21,12 +22,12 @@ from ..control import word
 from ..control.login import to_asterisk, to_freeswitch
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
-from ..errors import ApiError, CommandFailed, SwitchError
+from ..errors import ApiError, CommandFailed, NoPermission, SwitchError
 from ..routing import Next, Route
 from . import asterisk_dialplan, asterisk_proof, freeswitch_dialplan, freeswitch_proof
-from .asterisk import read_dialplan
+from .asterisk import RIGHTS, read_dialplan
 from .asterisk_proof import BACK, FALLBACK, CannotProve
-from .freeswitch import xml
+from .freeswitch import located, xml
 from .listener import HEADER, Trunk, nobody, rehearsal, trunk
 from .results import CheckResult, look, right, skipped, wrong
 
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
     from ..control.asterisk import Asterisk
     from ..control.freeswitch import FreeSwitch
 
+_EMPTY = "; empty contexts rounded-prove-… stay until Asterisk reads its dialplan anew"
+_LEAD_ELSEWHERE = (
+    *("sip_route_uri", "sip_network_destination", "sip_h_", "api_", "execute_on_", "exec_"),
+    *("bridge_pre_", "bridge_post_", "session_in_hangup_hook", "transfer_"),
+)
+#: Seconds after which FreeSWITCH itself ends a call whose doctor was killed.
+_LONGEST = 60
 #: Seconds that FreeSWITCH's call goes on after our listener has been asked.
 _STAY = 0.5
 #: Seconds that a request for the platform's own view may take.
@@ -44,41 +52,45 @@ Rehearse = Callable[[Trunk, Address | None], Awaitable[None]]
 
 
 async def prove(
-    path: Path, config: Config, keys: Mapping[str, str], *, live: bool
+    config: Config, keys: Mapping[str, str], *, live: bool
 ) -> AsyncIterator[CheckResult]:
     """Calls that end at a listener of ours; with ``live``, one of them is staged for real."""
-    with _alone(path) as alone:
-        for switch, login, connect, rehearse in (
-            (Switch.ASTERISK, config.asterisk.ami, to_asterisk, _on_asterisk),
-            (Switch.FREESWITCH, config.freeswitch.esl, to_freeswitch, _on_freeswitch),
-        ):
-            name = f"prove.{switch}"
-            if login is None:
-                continue
-            if not alone:
-                yield skipped(name, "another doctor is proving already")
-                continue
-            try:
-                control: Any = connect(config)  # which goes with the function beside it
-                await control.log_in()
-            except (ValueError, SwitchError):
-                yield skipped(name, f"nobody could log in: see {switch}.login")
-                continue
-            try:
+    for switch, login, connect, rehearse in (
+        (Switch.ASTERISK, config.asterisk.ami, to_asterisk, _on_asterisk),
+        (Switch.FREESWITCH, config.freeswitch.esl, to_freeswitch, _on_freeswitch),
+    ):
+        name = f"prove.{switch}"
+        if login is None:
+            continue
+        if not login.address.is_loopback:
+            yield skipped(name, f"{login.address} is another machine: prove on the switch's own")
+            continue
+        try:
+            control: Any = connect(config)  # which goes with the function beside it
+            await control.log_in()
+        except (ValueError, SwitchError):
+            yield skipped(name, f"nobody could log in: see {switch}.login")
+            continue
+        try:
+            with _alone(login.address) as alone:
+                if not alone:
+                    yield skipped(name, "another doctor is proving already")
+                    continue
                 call = _Call(switch, config)
-                async for result in _prove(call, partial(rehearse, control, call), keys, live=live):
+                place = partial(rehearse, control, call)
+                async for result in _prove(call, place, keys, live=live):
                     yield result
-            finally:
-                await control.close()
+        finally:
+            await control.close()
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether nobody else proves with this configuration: two would take each other's copy."""
-    with path.open("rb") as file:
+def _alone(switch: Address) -> Iterator[bool]:
+    """Whether nobody else proves on this switch: two would take each other's copy."""
+    with socket.socket(socket.AF_UNIX) as lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.bind(f"\0rounded_pbx prove {switch}")  # it has no file, and ends with us
+        except OSError:
             yield False
         else:
             yield True
@@ -124,13 +136,18 @@ async def _prove(
                 yield await _live(f"{name}.live", call, listener, keys)
     except CannotProve as error:
         yield look(name, str(error), "it was not proven", "docs/doctor.md says what can be")
+    except NoPermission as error:
+        what, todo = "the manager's user lacks a right", f"in manager.conf: {RIGHTS}"
+        yield wrong(name, str(error), what, todo)
     except SwitchError as error:
         yield wrong(name, str(error), "the switch did not place the call", "see its own log")
     if placed:
         yield right(
             f"{name}.remains",
-            f"nothing was dialled outside; each of the {placed} calls from {call.caller} to "
-            f"{call.did} leaves a row in the switch's call records (CDR)",
+            f"the {placed} calls from {call.caller} to {call.did} went to our listener, and not "
+            "out; each leaves a row in the switch's call records (CDR)"
+            + _EMPTY
+            * (call.switch is Switch.ASTERISK),
         )
 
 
@@ -221,7 +238,9 @@ async def _live(name: str, call: _Call, listener: Trunk, keys: Mapping[str, str]
 
 
 def _dialplan(call: _Call) -> str:
-    return f"rounded-pbx dialplan {call.switch} --install --reload"
+    return (
+        f"what {call.switch}.dialplan and {call.switch}.header say; rounded-pbx dialplan, --install"
+    )
 
 
 async def _on_asterisk(
@@ -242,42 +261,48 @@ async def _on_asterisk(
         unsafe = await asterisk_proof.outbound_proxy(manager, section)
         if unsafe:
             raise CannotProve(unsafe)
-    async with asterisk_proof.loaded(manager, lines):
-        with contextlib.suppress(CommandFailed):  # it was not answered: the listener knows
+    async with asterisk_proof.loaded(manager, lines, live):
+        try:
             await manager.originate(
                 call.did, asterisk_proof.ENTRY, caller=call.caller, seconds=call.patience
             )
+        except NoPermission:
+            raise
+        except CommandFailed:  # it was not answered: the listener knows
+            pass
 
 
 async def _on_freeswitch(
-    socket: FreeSwitch, call: _Call, listener: Trunk, daemon: Address | None
+    control: FreeSwitch, call: _Call, listener: Trunk, daemon: Address | None
 ) -> None:
     section = call.config.trunk
     assert section is not None  # noqa: S101 - a dialplan could be written
-    live = {}
+    live, expected = {}, freeswitch_dialplan.written(call.rendered.files)
     for context in freeswitch_dialplan.CONTEXTS:
-        element = xml(await socket.api(f"xml_locate dialplan context name {context}"))
-        live[context] = freeswitch_dialplan.ours(context, element)
+        element = await located(control, context)
+        live[context] = freeswitch_dialplan.ours(context, element, expected)
         if not live[context]:
             raise CannotProve(f"not loaded: {context}")
-    gateway = xml(await socket.api(f"sofia xmlstatus gateway {section.name}"))
+    gateway = xml(await control.api(f"sofia xmlstatus gateway {section.name}"))
     profile = (gateway.findtext("profile") or "") if gateway is not None else ""
-    shown = xml(await socket.api(f"sofia xmlstatus profile {word(profile, 'profile')}"))
+    shown = xml(await control.api(f"sofia xmlstatus profile {word(profile, 'profile')}"))
     proxy = (shown.findtext(".//outbound-proxy") or "") if shown is not None else "?"
     if proxy != "N/A":
         raise CannotProve(f"the profile {profile} has outbound-proxy={proxy}")
-    for variable in ("sip_route_uri", "sip_network_destination"):  # read from the global ones, too
-        found = (await socket.api(f"global_getvar {variable}")).strip()
-        if found and not found.startswith("-ERR"):
-            raise CannotProve(f"the global variable {variable} is set: {found}")
-    folder = Path((await socket.api("global_getvar temp_dir")).strip())
+    # A channel has FreeSWITCH's global variables, too.
+    for name in re.findall(r"(?m)^([^=]+)=.", await control.api("global_getvar")):
+        if name.startswith(_LEAD_ELSEWHERE):
+            raise CannotProve(f"the global variable {name} is set, and could lead a call elsewhere")
+    folder = Path((await control.api("global_getvar temp_dir")).strip())
+    if not re.fullmatch(r"/[A-Za-z0-9_./-]+", str(folder)):  # it stands in names of dialplans
+        raise CannotProve(f"FreeSWITCH's temp_dir is {folder}: expected letters, digits, _ . -")
     call_id = str(uuid.uuid4())
     try:
         with freeswitch_proof.written(folder) as file:
             file.write_text(
                 freeswitch_proof.copy(
                     live,
-                    freeswitch_dialplan.written(call.rendered.files),
+                    expected,
                     gateway=section.name,
                     profile=profile,
                     listener=listener.here,
@@ -288,14 +313,15 @@ async def _on_freeswitch(
             )
             variables = f"origination_uuid={call_id},origination_caller_id_number={call.caller}"
             where = f"{word(call.did, 'DID')} XML:{file} {freeswitch_proof.ENTRY}"
-            reply = await socket.api(f"originate {{{variables}}}null/1 {where}")
+            await control.api(f"sched_api +{_LONGEST} none uuid_kill {call_id}")
+            reply = await control.api(f"originate {{{variables}}}null/1 {where}")
             if not reply.startswith("+OK"):
                 raise CommandFailed(f"originate: {reply.strip()[:200]}")
             try:
                 await listener.until_asked(call.patience)
                 await asyncio.sleep(_STAY)
             finally:
-                await asyncio.shield(socket.api(f"uuid_kill {call_id}"))
+                await asyncio.shield(control.api(f"uuid_kill {call_id}"))
     except OSError as error:
         raise CannotProve(
             f"{folder}: {error.strerror}; expected FreeSWITCH's temp_dir, on this machine"

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+#: Characters of one text.
+_LONGEST = 500
+
 
 class Verdict(StrEnum):
     """How a thing is; ``look`` wants somebody's eyes, ``skipped`` could not be seen."""
@@ -30,6 +33,17 @@ class CheckResult:
     wrong: str = ""
     todo: str = ""
     evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A switch, a trunk or an API may have written it: nothing of it moves a terminal.
+        for name in ("seen", "wrong", "todo"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        object.__setattr__(self, "evidence", tuple(map(_plain, self.evidence)))
+
+
+def _plain(text: str) -> str:
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "…"
 
 
 def right(name: str, seen: str) -> CheckResult:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 
 from ..config import Trunk
 from ..sip import ping
 from .results import CheckResult, look, right, wrong
 
 _LIMIT = 3.0
+_URI = re.compile(r"(?:sips?:)?(?:[^@]*@)?([^:;>]+)(?::([0-9]+))?")
+
+
+def leads_to(uri: str, trunk: Trunk) -> bool:
+    """Whether a SIP URI that a switch shows is the trunk's host and port."""
+    found = _URI.match(uri)
+    host, _, port = trunk.host.partition(":")
+    return found is not None and (found[1].lower(), found[2] or "5060") == (
+        host.lower(),
+        port or "5060",
+    )
 
 
 async def reach(name: str, trunk: Trunk, protocol: str) -> CheckResult:
