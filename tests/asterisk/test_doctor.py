@@ -378,6 +378,23 @@ def trunk_unreachable(ward: Ward) -> Iterator[None]:
         ward.clinic.write()
 
 
+@fault("asterisk.trunk", "expected (sip:)?127.0.0.3:")
+def trunk_that_leads_elsewhere(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.trunk_file):
+        reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
+        other = str(free_port("127.0.0.3", socket.SOCK_DGRAM))
+        ward.edit(ward.trunk_file, ward.trunk.partition(":")[2], other, reload)
+        yield
+
+
+@fault("asterisk.trunk", "TRANSFER_CONTEXT")
+def trunk_whose_transfers_go_elsewhere(ward: Ward) -> Iterator[None]:
+    with kept(ward, ward.trunk_file):
+        reload = "sip reload" if ward.chan_sip else "module reload res_pjsip.so"
+        ward.edit(ward.trunk_file, "=TRANSFER_CONTEXT=", "=OTHER_CONTEXT=", reload)
+        yield
+
+
 @fault("asterisk.trunk", "no (endpoint|peer) rounded")
 def no_trunk(ward: Ward) -> Iterator[None]:
     with kept(ward, ward.trunk_file):
@@ -558,6 +575,31 @@ def test_what_a_killed_proof_leaves_is_taken_out_by_the_next(ward: Ward) -> None
     wait_until(lambda: ward.asterisk.channels() == 0, "the call to end")
     assert ward.clinic.doctor("--prove")[0] == 0
     assert "-= 0 extensions" in ward.asterisk.cli("dialplan show rounded-prove-call")
+
+
+def test_what_a_killed_proof_of_another_did_left_is_taken_out(ward: Ward) -> None:
+    ward.asterisk.cli("dialplan add extension +33600000000,1,NoOp into rounded-prove")
+    assert "+33600000000" in ward.asterisk.cli("dialplan show rounded-prove")
+    assert ward.clinic.doctor("--prove")[0] == 0
+    assert "+33600000000" not in ward.asterisk.cli("dialplan show rounded-prove")
+
+
+def test_a_missing_right_to_place_a_call_is_named(ward: Ward) -> None:
+    with kept(ward, "manager.conf"):
+        rights = "write=system,reporting"
+        ward.edit("manager.conf", f"write={RIGHTS}", rights, "manager reload")
+        found = ward.found("--prove")
+    assert list(found) == ["prove.asterisk"]
+    assert "Permission denied" in found["prove.asterisk"]
+
+
+def test_a_large_dialplan_is_read_to_its_end(ward: Ward) -> None:
+    lines = "".join(f"exten => {at},1,NoOp(déjà vu {at})\n" for at in range(10_000, 16_000))
+    with kept(ward, "extensions.conf"):
+        more = f"[many]\n{lines}[from-internal]"
+        ward.edit("extensions.conf", "[from-internal]", more, "dialplan reload")
+        status, checks = ward.clinic.doctor()
+    assert (status, verdicts(checks)) == (0, {})
 
 
 def test_two_proofs_do_not_meet(ward: Ward) -> None:

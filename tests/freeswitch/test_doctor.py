@@ -264,6 +264,14 @@ def trunk_unreachable(ward: Ward) -> Iterator[None]:
         ward.clinic.write()
 
 
+@fault("freeswitch.trunk", "expected 127.0.0.3:")
+def trunk_that_leads_elsewhere(ward: Ward) -> Iterator[None]:
+    port = ward.trunk.partition(":")[2]
+    other = str(free_port("127.0.0.3", socket.SOCK_DGRAM))
+    with ward.edited(GATEWAY, port, other, "sofia profile external killgw rounded"):
+        yield
+
+
 @fault("freeswitch.trunk", "no gateway rounded")
 def no_trunk(ward: Ward) -> Iterator[None]:
     again = "sofia profile external killgw rounded"
@@ -342,6 +350,47 @@ def test_an_interrupted_proof_leaves_nothing(
     ward.clinic.interrupted(number, seconds, PASSWORD)
     assert list((ward.freeswitch.directory / "temp").glob("rounded_prove_*")) == []
     wait_until(lambda: "0 total" in ward.freeswitch.cli("show channels"), "the call to end")
+
+
+def test_a_global_variable_that_could_lead_elsewhere_is_named(ward: Ward) -> None:
+    ward.freeswitch.cli("global_setvar sip_route_uri=sip:127.0.0.9:5060")
+    try:
+        _, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+    finally:
+        ward.freeswitch.cli("global_setvar sip_route_uri=")
+    found = checks["prove.freeswitch"]
+    assert (found["verdict"], found["wrong"]) == ("look", "it was not proven")
+    assert "sip_route_uri" in found["seen"]
+
+
+def test_what_a_killed_proof_left_is_removed_by_the_next(ward: Ward) -> None:
+    left = ward.freeswitch.directory / "temp" / "rounded_prove_left.xml"
+    left.write_text("<document/>")
+    assert ward.clinic.doctor("--prove", secret=PASSWORD)[0] == 0
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "expression", "status"),
+    [
+        ("rounded-office", "destination_number", "^9$", 0),
+        ("theirs", "destination_number", "^9$", 0),
+        ("theirs", "destination_number", r"^\+?\d+$", 1),
+        ("theirs", "caller_id_number", "^1$", 1),
+    ],
+)
+def test_an_extension_of_theirs_before_ours(
+    ward: Ward, name: str, field: str, expression: str, status: int
+) -> None:
+    theirs = (
+        f'<extension name="{name}"><condition field="{field}" expression="{expression}">'
+        '<action application="hangup"/></condition></extension>'
+    )
+    begins = '<context name="public">'
+    with ward.edited("dialplan/theirs.xml", begins, begins + theirs):
+        found = ward.clinic.doctor(secret=PASSWORD)
+    assert found[0] == status
+    assert list(verdicts(found[1])) == (["freeswitch.way-in"] if status else [])
 
 
 def test_the_real_daemon_stages_and_the_platform_has_the_call(
