@@ -23,8 +23,9 @@ from rounded_pbx.dialplan.rendering import render
 from rounded_pbx.doctor import asterisk_dialplan as plans
 from rounded_pbx.doctor.api import check_api
 from rounded_pbx.doctor.asterisk import check_asterisk
-from rounded_pbx.doctor.asterisk_proof import CannotProve, copy
+from rounded_pbx.doctor.asterisk_proof import copy
 from rounded_pbx.doctor.files import check_files
+from rounded_pbx.doctor.proof import CannotProve
 from rounded_pbx.doctor.results import CheckResult, Verdict, exit_status, look, right, wrong
 from rounded_pbx.errors import CommandFailed
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving

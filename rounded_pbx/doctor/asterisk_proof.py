@@ -13,28 +13,32 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..config import Trunk as TrunkSection
 from ..config_types import Address
-from ..errors import CommandFailed, SwitchError, SwitchUnreachable
+from ..dialplan.flavours import Flavour
+from ..dialplan.rendering import render
+from ..errors import CommandFailed, NoPermission, SwitchError, SwitchUnreachable
 from . import asterisk_dialplan as plans
-from .asterisk import Manager
+from .asterisk import Manager, read_dialplan
 from .asterisk_dialplan import Dialplan, Line
+from .listener import Trunk
+from .proof import BACK, FALLBACK, CannotProve, ProofCall
+
+if TYPE_CHECKING:
+    from ..control.asterisk import Asterisk
 
 #: The contexts of the copy: the same names, with this before them.
 _PROVE = "rounded-prove"
-#: What a call into the copy enters by, and whom it asks for after a Gosub that came back.
-ENTRY, BACK, FALLBACK = f"{_PROVE}-in", "rounded-back", "rounded-fallback"
+#: What a call into the copy enters by.
+ENTRY = f"{_PROVE}-in"
 
 _NAME = re.compile(r"(?<![\w-])rounded-(?=(?:call|goto|stage|header|from-agent)(?![\w-]))")
 _AGI = re.compile(r"agi://[0-9.]+:[0-9]+(?=/stage\?)")
 #: What may differ of a Dial: single letters, and the handler of the header on whichever leg.
 _OPTIONS = re.compile(r",\$\{rounded_ring\},[A-Za-z]*(?:\(rounded-header\^s\^1\([^()]*\)\))?")
 _COPIED = tuple(name for name in plans.OURS if name != plans.FROM_AGENT)
-
-
-class CannotProve(SwitchError):
-    """The dialplan does what a proof cannot copy safely; the message says what."""
 
 
 def copy(
@@ -180,3 +184,36 @@ async def outbound_proxy(manager: Manager, trunk: TrunkSection) -> str:
         if protocol != "udp":
             return f"endpoint {trunk.name} goes over {protocol}; the proof's listener takes UDP"
     return ""
+
+
+async def rehearse(
+    manager: Asterisk, call: ProofCall, listener: Trunk, daemon: Address | None
+) -> None:
+    """One call through a copy, which ends at our listener.
+
+    Raises:
+        CannotProve: what is loaded cannot be copied safely.
+        SwitchError: Asterisk did not do as it was told.
+    """
+    section = call.config.trunk
+    assert section is not None  # noqa: S101 - a dialplan could be written
+    live = await read_dialplan(manager)
+    sip = plans.dials_over_chan_sip(live)
+    files = render(Flavour.ASTERISK_CHAN_SIP if sip else Flavour.ASTERISK, call.config).files
+    text = next(text for name, text in files.items() if name.startswith("extensions"))
+    expected = plans.written(text)
+    gone = plans.missing(expected, live)
+    if gone:
+        raise CannotProve(f"not loaded: {', '.join(gone)}")
+    lines = copy(live, expected, section, listener.here, daemon)
+    if not sip:
+        unsafe = await outbound_proxy(manager, section)
+        if unsafe:
+            raise CannotProve(unsafe)
+    async with loaded(manager, lines, live):
+        try:
+            await manager.originate(call.did, ENTRY, caller=call.caller, seconds=call.patience)
+        except NoPermission:
+            raise
+        except CommandFailed:  # it was not answered: the listener knows
+            pass

@@ -8,21 +8,41 @@ exception, as that is what is to be seen.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import tempfile
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config_types import Address
-from .asterisk_proof import FALLBACK, CannotProve
-from .freeswitch_dialplan import CONTEXTS, HEADER, differences
+from ..control import word
+from ..errors import CommandFailed
+from .freeswitch import located, xml
+from .freeswitch_dialplan import CONTEXTS, HEADER, differences, ours
+from .freeswitch_dialplan import written as ours_written
+from .listener import Trunk
+from .proof import FALLBACK, CannotProve, ProofCall
+
+if TYPE_CHECKING:
+    from ..control.freeswitch import FreeSwitch
 
 #: The context of the copy in which a call begins.
 ENTRY = "rounded_prove_public"
 _HEADER = re.escape(HEADER)
+#: Global variables that every channel has, and that would take a call elsewhere, or run something.
+_LEAD_ELSEWHERE = (
+    *("sip_route_uri", "sip_network_destination", "sip_h_", "api_", "execute_on_", "exec_after_"),
+    *("bridge_pre_", "bridge_post_", "session_in_hangup_hook", "transfer_after_", "transfer_on_"),
+)
+#: Seconds after which FreeSWITCH itself ends a call whose doctor was killed.
+_LONGEST = 60
+#: Seconds that a call goes on after our listener has been asked.
+_STAY = 0.5
 
 
 def copy(
@@ -110,7 +130,7 @@ def _moved(text: str, file: str) -> str:
 
 
 @contextlib.contextmanager
-def written(folder: Path) -> Iterator[Path]:
+def file_in(folder: Path) -> Iterator[Path]:
     """A file that FreeSWITCH's user can read, and nobody else can change; removed at the end.
 
     Raises:
@@ -126,3 +146,66 @@ def written(folder: Path) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+async def rehearse(
+    control: FreeSwitch, call: ProofCall, listener: Trunk, daemon: Address | None
+) -> None:
+    """One call through a copy, which ends at our listener.
+
+    Raises:
+        CannotProve: what is loaded cannot be copied safely.
+        SwitchError: FreeSWITCH did not do as it was told.
+    """
+    section = call.config.trunk
+    assert section is not None  # noqa: S101 - a dialplan could be written
+    live, expected = {}, ours_written(call.rendered.files)
+    for context in CONTEXTS:
+        element = await located(control, context)
+        live[context] = ours(context, element, expected)
+        if not live[context]:
+            raise CannotProve(f"not loaded: {context}")
+    gateway = xml(await control.api(f"sofia xmlstatus gateway {section.name}"))
+    profile = (gateway.findtext("profile") or "") if gateway is not None else ""
+    shown = xml(await control.api(f"sofia xmlstatus profile {word(profile, 'profile')}"))
+    proxy = (shown.findtext(".//outbound-proxy") or "") if shown is not None else "?"
+    if proxy != "N/A":
+        raise CannotProve(f"the profile {profile} has outbound-proxy={proxy}")
+    # A channel has FreeSWITCH's global variables, too.
+    for name in re.findall(r"(?m)^([^=]+)=.", await control.api("global_getvar")):
+        if name.startswith(_LEAD_ELSEWHERE):
+            raise CannotProve(f"the global variable {name} is set, and could lead a call elsewhere")
+    folder = Path((await control.api("global_getvar temp_dir")).strip())
+    if not re.fullmatch(r"/[A-Za-z0-9_./-]+", str(folder)):  # it stands in names of dialplans
+        raise CannotProve(f"FreeSWITCH's temp_dir is {folder}: expected letters, digits, _ . -")
+    call_id = str(uuid.uuid4())
+    try:
+        with file_in(folder) as file:
+            file.write_text(
+                copy(
+                    live,
+                    expected,
+                    gateway=section.name,
+                    profile=profile,
+                    listener=listener.here,
+                    daemon=daemon,
+                    file=str(file),
+                ),
+                encoding="utf-8",
+            )
+            number = word(call.caller, "caller")
+            variables = f"origination_uuid={call_id},origination_caller_id_number={number}"
+            where = f"{word(call.did, 'DID')} XML:{file} {ENTRY}"
+            await control.api(f"sched_api +{_LONGEST} none uuid_kill {call_id}")
+            reply = await control.api(f"originate {{{variables}}}null/1 {where}")
+            if not reply.startswith("+OK"):
+                raise CommandFailed(f"originate: {reply.strip()[:200]}")
+            try:
+                await listener.until_asked(call.patience)
+                await asyncio.sleep(_STAY)
+            finally:
+                await asyncio.shield(control.api(f"uuid_kill {call_id}"))
+    except OSError as error:
+        raise CannotProve(
+            f"{folder}: {error.strerror}; expected FreeSWITCH's temp_dir, on this machine"
+        ) from None

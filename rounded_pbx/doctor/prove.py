@@ -4,48 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import re
 import socket
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..api import RoundedClient
-from ..call import CallContext, CallerId, Switch
+from ..call import Switch
 from ..config import Config
 from ..config_types import Address
-from ..control import word
 from ..control.login import to_asterisk, to_freeswitch
-from ..dialplan.flavours import Flavour
-from ..dialplan.rendering import render
-from ..errors import ApiError, CommandFailed, NoPermission, SwitchError
-from ..routing import Next, Route
-from . import asterisk_dialplan, asterisk_proof, freeswitch_dialplan, freeswitch_proof
-from .asterisk import RIGHTS, read_dialplan
-from .asterisk_proof import BACK, FALLBACK, CannotProve
-from .freeswitch import located, xml
+from ..errors import ApiError, NoPermission, SwitchError
+from ..routing import Next
+from . import asterisk_proof, freeswitch_proof
+from .asterisk import RIGHTS
 from .listener import HEADER, Trunk, nobody, rehearsal, trunk
+from .proof import BACK, FALLBACK, CannotProve, ProofCall
 from .results import CheckResult, look, right, skipped, wrong
 
-if TYPE_CHECKING:
-    from ..control.asterisk import Asterisk
-    from ..control.freeswitch import FreeSwitch
-
-_EMPTY = "; empty contexts rounded-prove-… stay until Asterisk reads its dialplan anew"
-_LEAD_ELSEWHERE = (
-    *("sip_route_uri", "sip_network_destination", "sip_h_", "api_", "execute_on_", "exec_"),
-    *("bridge_pre_", "bridge_post_", "session_in_hangup_hook", "transfer_"),
-)
-#: Seconds after which FreeSWITCH itself ends a call whose doctor was killed.
-_LONGEST = 60
-#: Seconds that FreeSWITCH's call goes on after our listener has been asked.
-_STAY = 0.5
 #: Seconds that a request for the platform's own view may take.
 _LIMIT = 10.0
+
+_EMPTY = "; empty contexts rounded-prove-… stay until Asterisk reads its dialplan anew"
 
 #: One call through a copy of the dialplan: our listener, and the daemon instead of the real one.
 Rehearse = Callable[[Trunk, Address | None], Awaitable[None]]
@@ -56,8 +37,8 @@ async def prove(
 ) -> AsyncIterator[CheckResult]:
     """Calls that end at a listener of ours; with ``live``, one of them is staged for real."""
     for switch, login, connect, rehearse in (
-        (Switch.ASTERISK, config.asterisk.ami, to_asterisk, _on_asterisk),
-        (Switch.FREESWITCH, config.freeswitch.esl, to_freeswitch, _on_freeswitch),
+        (Switch.ASTERISK, config.asterisk.ami, to_asterisk, asterisk_proof.rehearse),
+        (Switch.FREESWITCH, config.freeswitch.esl, to_freeswitch, freeswitch_proof.rehearse),
     ):
         name = f"prove.{switch}"
         if login is None:
@@ -76,7 +57,7 @@ async def prove(
                 if not alone:
                     yield skipped(name, "another doctor is proving already")
                     continue
-                call = _Call(switch, config)
+                call = ProofCall(switch, config)
                 place = partial(rehearse, control, call)
                 async for result in _prove(call, place, keys, live=live):
                     yield result
@@ -96,24 +77,8 @@ def _alone(switch: Address) -> Iterator[bool]:
             yield True
 
 
-class _Call:
-    """The call that is placed: what is dialled, by whom, and what ought to become of it."""
-
-    def __init__(self, switch: Switch, config: Config) -> None:
-        self.switch = switch
-        self.config = config
-        flavour = Flavour.ASTERISK if switch is Switch.ASTERISK else Flavour.FREESWITCH
-        self.rendered = render(flavour, config)
-        self.did = self.rendered.did
-        self.caller = config.numbers.withheld or self.did
-        wanted = CallContext(switch=switch, did=self.did, caller=CallerId(self.caller, ""))
-        self.route: Route | None = config.route_table().find(wanted)
-        #: Seconds after which it has rung wherever it rings.
-        self.patience = math.ceil(config.calls.deadline + 0.5) + 6
-
-
 async def _prove(
-    call: _Call, rehearse: Rehearse, keys: Mapping[str, str], *, live: bool
+    call: ProofCall, rehearse: Rehearse, keys: Mapping[str, str], *, live: bool
 ) -> AsyncIterator[CheckResult]:
     name = f"prove.{call.switch}"
     if call.rendered.problems:
@@ -151,7 +116,9 @@ async def _prove(
         )
 
 
-def _staged(name: str, call: _Call, listener: Trunk, call_id: str, said: list[str]) -> CheckResult:
+def _staged(
+    name: str, call: ProofCall, listener: Trunk, call_id: str, said: list[str]
+) -> CheckResult:
     if not call_id:
         why = next((text for text in said if "did=" in text), "it was not asked")
         return wrong(
@@ -176,7 +143,7 @@ def _staged(name: str, call: _Call, listener: Trunk, call_id: str, said: list[st
     return replace(found, evidence=listener.evidence)
 
 
-def _unreachable(name: str, call: _Call, listener: Trunk) -> CheckResult:
+def _unreachable(name: str, call: ProofCall, listener: Trunk) -> CheckResult:
     """What becomes of a call that no daemon answers: as the DID's own line says."""
     route = call.route
     target = route.fallback.get(call.switch, "") if route else ""
@@ -207,7 +174,9 @@ def _unreachable(name: str, call: _Call, listener: Trunk) -> CheckResult:
     return replace(found, evidence=listener.evidence)
 
 
-async def _live(name: str, call: _Call, listener: Trunk, keys: Mapping[str, str]) -> CheckResult:
+async def _live(
+    name: str, call: ProofCall, listener: Trunk, keys: Mapping[str, str]
+) -> CheckResult:
     """What the platform says of the call that the real daemon staged."""
     if not listener.id:
         return wrong(
@@ -237,92 +206,7 @@ async def _live(name: str, call: _Call, listener: Trunk, keys: Mapping[str, str]
     return replace(right(name, seen), evidence=listener.evidence)
 
 
-def _dialplan(call: _Call) -> str:
+def _dialplan(call: ProofCall) -> str:
     return (
         f"what {call.switch}.dialplan and {call.switch}.header say; rounded-pbx dialplan, --install"
     )
-
-
-async def _on_asterisk(
-    manager: Asterisk, call: _Call, listener: Trunk, daemon: Address | None
-) -> None:
-    section = call.config.trunk
-    assert section is not None  # noqa: S101 - a dialplan could be written
-    live = await read_dialplan(manager)
-    sip = asterisk_dialplan.dials_over_chan_sip(live)
-    files = render(Flavour.ASTERISK_CHAN_SIP if sip else Flavour.ASTERISK, call.config).files
-    text = next(text for name, text in files.items() if name.startswith("extensions"))
-    expected = asterisk_dialplan.written(text)
-    gone = asterisk_dialplan.missing(expected, live)
-    if gone:
-        raise CannotProve(f"not loaded: {', '.join(gone)}")
-    lines = asterisk_proof.copy(live, expected, section, listener.here, daemon)
-    if not sip:
-        unsafe = await asterisk_proof.outbound_proxy(manager, section)
-        if unsafe:
-            raise CannotProve(unsafe)
-    async with asterisk_proof.loaded(manager, lines, live):
-        try:
-            await manager.originate(
-                call.did, asterisk_proof.ENTRY, caller=call.caller, seconds=call.patience
-            )
-        except NoPermission:
-            raise
-        except CommandFailed:  # it was not answered: the listener knows
-            pass
-
-
-async def _on_freeswitch(
-    control: FreeSwitch, call: _Call, listener: Trunk, daemon: Address | None
-) -> None:
-    section = call.config.trunk
-    assert section is not None  # noqa: S101 - a dialplan could be written
-    live, expected = {}, freeswitch_dialplan.written(call.rendered.files)
-    for context in freeswitch_dialplan.CONTEXTS:
-        element = await located(control, context)
-        live[context] = freeswitch_dialplan.ours(context, element, expected)
-        if not live[context]:
-            raise CannotProve(f"not loaded: {context}")
-    gateway = xml(await control.api(f"sofia xmlstatus gateway {section.name}"))
-    profile = (gateway.findtext("profile") or "") if gateway is not None else ""
-    shown = xml(await control.api(f"sofia xmlstatus profile {word(profile, 'profile')}"))
-    proxy = (shown.findtext(".//outbound-proxy") or "") if shown is not None else "?"
-    if proxy != "N/A":
-        raise CannotProve(f"the profile {profile} has outbound-proxy={proxy}")
-    # A channel has FreeSWITCH's global variables, too.
-    for name in re.findall(r"(?m)^([^=]+)=.", await control.api("global_getvar")):
-        if name.startswith(_LEAD_ELSEWHERE):
-            raise CannotProve(f"the global variable {name} is set, and could lead a call elsewhere")
-    folder = Path((await control.api("global_getvar temp_dir")).strip())
-    if not re.fullmatch(r"/[A-Za-z0-9_./-]+", str(folder)):  # it stands in names of dialplans
-        raise CannotProve(f"FreeSWITCH's temp_dir is {folder}: expected letters, digits, _ . -")
-    call_id = str(uuid.uuid4())
-    try:
-        with freeswitch_proof.written(folder) as file:
-            file.write_text(
-                freeswitch_proof.copy(
-                    live,
-                    expected,
-                    gateway=section.name,
-                    profile=profile,
-                    listener=listener.here,
-                    daemon=daemon,
-                    file=str(file),
-                ),
-                encoding="utf-8",
-            )
-            variables = f"origination_uuid={call_id},origination_caller_id_number={call.caller}"
-            where = f"{word(call.did, 'DID')} XML:{file} {freeswitch_proof.ENTRY}"
-            await control.api(f"sched_api +{_LONGEST} none uuid_kill {call_id}")
-            reply = await control.api(f"originate {{{variables}}}null/1 {where}")
-            if not reply.startswith("+OK"):
-                raise CommandFailed(f"originate: {reply.strip()[:200]}")
-            try:
-                await listener.until_asked(call.patience)
-                await asyncio.sleep(_STAY)
-            finally:
-                await asyncio.shield(control.api(f"uuid_kill {call_id}"))
-    except OSError as error:
-        raise CannotProve(
-            f"{folder}: {error.strerror}; expected FreeSWITCH's temp_dir, on this machine"
-        ) from None
