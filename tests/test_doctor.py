@@ -321,15 +321,17 @@ ENDPOINT = {
 CONTACT = {"event": "ContactStatusDetail", "uri": "sip:127.0.0.3:5080", "status": "Reachable"}
 
 
+TOLD: dict[str, Any] = {
+    "ShowDialPlan": loaded_dialplan(),
+    f"ShowDialPlan {plans.FROM_AGENT}": [],
+    "PJSIPShowEndpoints": [{"objectname": "rounded"}],
+    "PJSIPShowEndpoint rounded": [ENDPOINT, CONTACT],
+}
+
+
 async def of_asterisk(trunk: Any = None, **told: Any) -> dict[str, CheckResult]:
     """The checks that are not right, with what the manager says changed."""
-    say = {
-        "ShowDialPlan": loaded_dialplan(),
-        f"ShowDialPlan {plans.FROM_AGENT}": [],
-        "PJSIPShowEndpoints": [{"objectname": "rounded"}],
-        "PJSIPShowEndpoint rounded": [ENDPOINT, CONTACT],
-        **told,
-    }
+    say = {**TOLD, **told}
     settings = config(**({"trunk": trunk} if trunk else {}))
     results = [result async for result in check_asterisk(Manager(say), settings)]
     return {result.name: result for result in results if result.verdict is not Verdict.RIGHT}
@@ -445,6 +447,15 @@ async def test_a_peer_of_chan_sip(peer: dict[str, str], says: str | None) -> Non
 async def test_a_context_without_a_line_is_asked_for() -> None:
     found = await of_asterisk(**{f"ShowDialPlan {plans.FROM_AGENT}": None})
     assert found["asterisk.contexts"].seen == "not loaded: rounded-from-agent"
+
+
+async def test_a_configuration_without_a_trunk_has_nothing_to_compare_with() -> None:
+    settings = config()
+    without = settings.model_copy(update={"trunk": None})
+    found = named([result async for result in check_asterisk(Manager(TOLD), without)])
+    assert found["asterisk.contexts"].verdict is Verdict.LOOK
+    assert "trunk is missing" in found["asterisk.contexts"].seen
+    assert found["asterisk.trunk"].verdict is Verdict.SKIPPED
 
 
 async def test_freepbx_is_told_to_look_at_its_own_screens() -> None:

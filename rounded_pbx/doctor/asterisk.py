@@ -127,7 +127,8 @@ def _dialplan(
     if live is None:
         return (skipped(contexts, "pbx_config is not loaded"),)
     if rendered.problems:
-        return (skipped(contexts, "no dialplan can be written: " + few(rendered.problems)),)
+        why = "no dialplan can be written to compare with: " + few(rendered.problems)
+        return (look(contexts, why, "nobody can say whether ours is there", "complete config.yml"),)
     text = next(text for name, text in rendered.files.items() if name.startswith("extensions"))
     expected = plans.written(text)
     gone = plans.missing(expected, live)

@@ -112,7 +112,8 @@ def _dialplan(
     )
     rendered = render(Flavour.FREESWITCH, config)
     if rendered.problems:
-        return (skipped(contexts, "no dialplan can be written: " + few(rendered.problems)),)
+        why = "no dialplan can be written to compare with: " + few(rendered.problems)
+        return (look(contexts, why, "nobody can say whether ours is there", "complete config.yml"),)
     expected = plans.written(rendered.files)
     live = {name: plans.ours(name, element, expected) for name, element in found.items()}
     gone = [name for name in plans.CONTEXTS if not live[name]]

@@ -107,12 +107,11 @@ async def _prove(
     except SwitchError as error:
         yield wrong(name, str(error), "the switch did not place the call", "see its own log")
     if placed:
+        stays = _EMPTY if call.switch is Switch.ASTERISK else ""
         yield right(
             f"{name}.remains",
             f"the {placed} calls from {call.caller} to {call.did} went to our listener, and not "
-            "out; each leaves a row in the switch's call records (CDR)"
-            + _EMPTY
-            * (call.switch is Switch.ASTERISK),
+            f"out; each leaves a row in the switch's call records (CDR){stays}",
         )
 
 
