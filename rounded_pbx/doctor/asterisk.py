@@ -12,7 +12,7 @@ from ..dialplan.rendering import Rendered, render
 from ..errors import CommandFailed, NoPermission
 from . import asterisk_dialplan as plans
 from .asterisk_dialplan import Dialplan, few
-from .results import CheckResult, look, right, skipped, wrong
+from .results import CheckResult, look, of_modules, right, skipped, wrong
 from .trunk import leads_to, reach
 
 #: The rights that a manager's user needs, as manager.conf has them.
@@ -71,7 +71,9 @@ async def check_asterisk(manager: Manager, config: Config) -> AsyncIterator[Chec
     if "pbx_config" in modules:
         live = await read_dialplan(manager)
         sip = sip or ("chan_sip" in modules and plans.dials_over_chan_sip(live))
-    yield _modules(modules, (*_MODULES, "chan_sip") if sip else (*_MODULES, *_PJSIP))
+    needed = (*_MODULES, "chan_sip") if sip else (*_MODULES, *_PJSIP)
+    load = 'asterisk -rx "module load MODULE.so"'
+    yield of_modules(f"{_PREFIX}.modules", modules, needed, load, "modules.conf")
     flavour = Flavour.ASTERISK_CHAN_SIP if sip else Flavour.ASTERISK
     rendered = render(flavour, config)
     if live is not None and "app-blackhole" in live.contexts and not sip:
@@ -101,20 +103,6 @@ async def read_dialplan(manager: Manager) -> Dialplan:
     except CommandFailed:
         return live
     return replace(live, contexts=live.contexts | {plans.FROM_AGENT})
-
-
-def _modules(loaded: frozenset[str], needed: tuple[str, ...]) -> CheckResult:
-    name = f"{_PREFIX}.modules"
-    gone = [module for module in needed if module not in loaded]
-    if not gone:
-        return right(name, f"{len(needed)} modules that the dialplan needs are loaded")
-    commands = ", ".join(f"module load {module}.so" for module in gone)
-    return wrong(
-        name,
-        f"not loaded: {', '.join(gone)}",
-        "the dialplan cannot work without",
-        f"asterisk -rx, each: {commands}; and see modules.conf",
-    )
 
 
 def _dialplan(

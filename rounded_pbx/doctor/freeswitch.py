@@ -11,7 +11,7 @@ from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
 from . import freeswitch_dialplan as plans
 from .asterisk_dialplan import few
-from .results import CheckResult, look, right, skipped, wrong
+from .results import CheckResult, look, of_modules, right, skipped, wrong
 from .trunk import leads_to, reach
 
 _MODULES = ("mod_commands", "mod_dialplan_xml", "mod_dptools", "mod_event_socket", "mod_sofia")
@@ -43,7 +43,8 @@ async def check_freeswitch(socket: EventSocket, config: Config) -> AsyncIterator
         SwitchError: it does not answer any more, or refuses what is asked.
     """
     modules = await socket.loaded(_MODULES)
-    yield _modules(modules)
+    load = 'fs_cli -x "load MODULE"'
+    yield of_modules(f"{_PREFIX}.modules", modules, _MODULES, load, "modules.conf.xml")
     if "mod_dialplan_xml" in modules:
         found = {context: await located(socket, context) for context in plans.CONTEXTS}
         for result in _dialplan(found, config, made_for_each_call=await _made(socket)):
@@ -88,20 +89,6 @@ def xml(text: str) -> ET.Element | None:
         if depth > _DEEPEST:
             return None
     return root
-
-
-def _modules(loaded: frozenset[str]) -> CheckResult:
-    name = f"{_PREFIX}.modules"
-    gone = [module for module in _MODULES if module not in loaded]
-    if not gone:
-        return right(name, f"{len(_MODULES)} modules that the dialplan needs are loaded")
-    commands = ", ".join(f"load {module}" for module in gone)
-    return wrong(
-        name,
-        f"not loaded: {', '.join(gone)}",
-        "the dialplan cannot work without",
-        f"fs_cli -x, each: {commands}; and see modules.conf.xml",
-    )
 
 
 def _dialplan(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -64,6 +64,18 @@ def look(name: str, seen: str, why: str, todo: str) -> CheckResult:
 def skipped(name: str, why: str) -> CheckResult:
     """It could not be looked at, because of something that is said elsewhere."""
     return CheckResult(name, Verdict.SKIPPED, why)
+
+
+def of_modules(
+    name: str, loaded: frozenset[str], needed: Sequence[str], load: str, file: str
+) -> CheckResult:
+    """Whether every module that the dialplan needs is loaded; ``load`` loads a ``MODULE``."""
+    gone = [module for module in needed if module not in loaded]
+    if not gone:
+        return right(name, f"{len(needed)} modules that the dialplan needs are loaded")
+    commands = ", ".join(load.replace("MODULE", module) for module in gone)
+    todo = f"{commands}; and see {file}"
+    return wrong(name, f"not loaded: {', '.join(gone)}", "the dialplan cannot work without", todo)
 
 
 def exit_status(results: Iterable[CheckResult]) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from ..lab import asterisk as switches
 from ..lab import doctor as doctors
 from ..lab.asterisk import Asterisk
 from ..lab.daemon import Daemon, SandboxThread
-from ..lab.doctor import DID, SECRET, Clinic, verdicts
+from ..lab.doctor import DID, SECRET, Clinic, Faults, verdicts
 from ..lab.processes import free_port, rounded_pbx, wait_until
 
 RIGHTS = "system,reporting,originate"
@@ -33,7 +33,7 @@ exten => 600,1,Hangup()
 """
 
 
-class Ward:
+class Ward(doctors.Ward):
     """The switch, its daemon, and the doctor."""
 
     def __init__(
@@ -47,9 +47,8 @@ class Ward:
         ami: int,
         flavour: str,
     ) -> None:
-        self.clinic, self.asterisk, self.daemon = clinic, asterisk, daemon
-        self.trunk, self.api, self.ami = trunk, api, ami
-        self.flavour = flavour
+        super().__init__(clinic, daemon, trunk, api)
+        self.asterisk, self.ami, self.flavour = asterisk, ami, flavour
         self.chan_sip = flavour == "asterisk-chan-sip"
         self.extensions, self.trunk_file = ABOUT[Flavour(flavour)].files
         self.sip = "sip.conf" if self.chan_sip else "pjsip.conf"
@@ -62,13 +61,6 @@ class Ward:
         file.write_text(text.replace(old, new))
         for command in commands:
             self.asterisk.cli(command)
-
-    def found(self, *options: str, secret: str = SECRET) -> dict[str, str]:
-        """What the doctor says is wrong."""
-        status, checks = self.clinic.doctor(*options, secret=secret)
-        found = verdicts(checks, "wrong")
-        assert status == (2 if found else 1 if verdicts(checks) else 0)
-        return found
 
 
 KINDS = {"22": (22, "asterisk"), "16": (16, "asterisk"), "16-chan_sip": (16, "asterisk-chan-sip")}
@@ -194,19 +186,8 @@ def kept(ward: Ward, *names: str) -> Iterator[None]:
         ward.asterisk.cli("manager reload")
 
 
-Fault = Callable[[Ward], contextlib.AbstractContextManager[None]]
-FAULTS: dict[str, tuple[str, str, Fault]] = {}
-
-
-def fault(name: str, says: str) -> Callable[[Callable[[Ward], Iterator[None]]], Fault]:
-    """A fault, the check that must name it, and what must be said."""
-
-    def register(inject: Callable[[Ward], Iterator[None]]) -> Fault:
-        managed = contextlib.contextmanager(inject)
-        FAULTS[inject.__name__] = (name, says, managed)
-        return managed
-
-    return register
+FAULTS: Faults[Ward] = Faults("asterisk")
+fault = FAULTS.fault
 
 
 @fault("asterisk.modules", "func_uri")
@@ -259,72 +240,6 @@ def rights_missing(ward: Ward) -> Iterator[None]:
     with kept(ward, "manager.conf"):
         ward.edit("manager.conf", f"write={RIGHTS}", "write=originate", "manager reload")
         yield
-
-
-@fault("daemon.asterisk.allow", "127.0.0.1/32")
-def wrong_acl(ward: Ward) -> Iterator[None]:
-    ward.daemon.stop()
-    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
-    ward.daemon.start()
-    yield
-    ward.daemon.stop()
-    ward.clinic.write()
-    ward.daemon.start()
-
-
-@fault("daemon.asterisk", "another configuration")
-def daemon_with_an_older_configuration(ward: Ward) -> Iterator[None]:
-    ward.daemon.stop()
-    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
-    ward.daemon.start()
-    ward.clinic.write()
-    yield
-    ward.daemon.stop()
-    ward.daemon.start()
-
-
-@fault("daemon.asterisk", "is not there")
-def daemon_down(ward: Ward) -> Iterator[None]:
-    ward.daemon.stop()
-    yield
-    ward.daemon.start()
-
-
-@fault("daemon.asterisk", "hangs")
-def daemon_frozen(ward: Ward) -> Iterator[None]:
-    ward.daemon.signal(signal.SIGSTOP)
-    yield
-    ward.daemon.signal(signal.SIGCONT)
-
-
-@fault("api.key.default", "wrong")
-def api_key_wrong(ward: Ward) -> Iterator[None]:
-    key = ward.clinic.folder / "api_key"
-    key.write_text("another\n")
-    yield
-    key.write_text("sandbox\n")
-
-
-@fault("secrets", "chmod 0600")
-def key_open_to_all(ward: Ward) -> Iterator[None]:
-    key = ward.clinic.folder / "api_key"
-    key.chmod(0o644)
-    yield
-    key.chmod(0o600)
-
-
-@fault("api.reach", "does not answer")
-def api_away(ward: Ward) -> Iterator[None]:
-    ward.clinic.write((ward.api, "http://127.0.0.1:9"))
-    yield
-    ward.clinic.write()
-
-
-@fault("asterisk.dialplan", "rounded_cap")
-def stale_dialplan(ward: Ward) -> Iterator[None]:
-    ward.clinic.write(("routes:", "calls: {deadline: 3.0}\nroutes:"))
-    yield
-    ward.clinic.write()
 
 
 @fault("asterisk.dialplan", "ROUNDED_FALLBACK")
@@ -414,11 +329,7 @@ def trunk_in_another_context(ward: Ward) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_and_no_other(ward: Ward, name: str) -> None:
-    check, says, inject = FAULTS[name]
-    with inject(ward):
-        found = ward.found()
-    assert list(found) == [check]
-    assert re.search(says, found[check]), found[check]
+    FAULTS.are_named(ward, name)
 
 
 def test_all_is_well_again(ward: Ward) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +15,7 @@ from rounded_pbx.demo.freeswitch import PASSWORD, PROFILE, PrivateFreeSwitch
 
 from ..lab import doctor as doctors
 from ..lab.daemon import Daemon, SandboxThread
-from ..lab.doctor import DID, Clinic, verdicts
+from ..lab.doctor import DID, Clinic, Faults, verdicts
 from ..lab.processes import free_port, rounded_pbx, wait_until
 
 DIALPLAN = """\
@@ -36,14 +36,14 @@ BRIDGE, PUBLIC = "dialplan/rounded.xml", "dialplan/public/00_rounded.xml"
 GATEWAY, SIP = "sip_profiles/external/rounded.xml", "sip_profiles/external.xml"
 
 
-class Ward:
+class Ward(doctors.Ward):
     """The switch, its daemon, and the doctor."""
 
     def __init__(
         self, clinic: Clinic, freeswitch: PrivateFreeSwitch, daemon: Daemon, trunk: str, api: str
     ) -> None:
-        self.clinic, self.freeswitch, self.daemon = clinic, freeswitch, daemon
-        self.trunk, self.api = trunk, api
+        super().__init__(clinic, daemon, trunk, api)
+        self.freeswitch = freeswitch
 
     @contextlib.contextmanager
     def edited(self, name: str, old: str, new: str, *commands: str) -> Iterator[None]:
@@ -75,13 +75,6 @@ class Ward:
     def wants_gateway(self) -> bool:
         return "<gateway" in (self.freeswitch.directory / "conf" / GATEWAY).read_text()
 
-    def found(self, *options: str, secret: str = PASSWORD) -> dict[str, str]:
-        """What the doctor says is wrong."""
-        status, checks = self.clinic.doctor(*options, secret=secret)
-        found = verdicts(checks, "wrong")
-        assert status == (2 if found else 1 if verdicts(checks) else 0)
-        return found
-
 
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory: pytest.TempPathFactory, the_sandbox: SandboxThread) -> Iterator[Ward]:
@@ -101,7 +94,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, the_sandbox: SandboxThread) -
     )
     with doctors.answering_options() as trunk:
         text = doctors.config(the_sandbox.url, trunk, str(outbound), folder, section)
-        clinic = Clinic(folder, text)
+        clinic = Clinic(folder, text, PASSWORD)
         clinic.write()
         files = {SIP: profile, "dialplan/theirs.xml": DIALPLAN}
         freeswitch = PrivateFreeSwitch(program, folder / "freeswitch", files, event_socket=esl)
@@ -112,7 +105,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, the_sandbox: SandboxThread) -
             daemon = Daemon(folder, rounded_pbx("serve", "--config", clinic.file))
             daemon.listens = ("127.0.0.1", outbound)
             install = ["dialplan", "freeswitch", "--install", "--reload", "--folder", str(conf)]
-            ran = clinic.rounded_pbx(*install, secret=PASSWORD)
+            ran = clinic.rounded_pbx(*install)
             assert ran.returncode == 0, ran.stdout + ran.stderr
             daemon.start()
             try:
@@ -122,24 +115,13 @@ def ward(tmp_path_factory: pytest.TempPathFactory, the_sandbox: SandboxThread) -
 
 
 def test_a_healthy_switch_has_nothing_wrong(ward: Ward) -> None:
-    status, checks = ward.clinic.doctor(secret=PASSWORD)
+    status, checks = ward.clinic.doctor()
     assert verdicts(checks, "wrong", "look", "skipped") == {}
     assert status == 0
 
 
-Fault = Callable[[Ward], contextlib.AbstractContextManager[None]]
-FAULTS: dict[str, tuple[str, str, Fault]] = {}
-
-
-def fault(name: str, says: str) -> Callable[[Callable[[Ward], Iterator[None]]], Fault]:
-    """A fault, the check that must name it, and what must be said."""
-
-    def register(inject: Callable[[Ward], Iterator[None]]) -> Fault:
-        managed = contextlib.contextmanager(inject)
-        FAULTS[inject.__name__] = (name, says, managed)
-        return managed
-
-    return register
+FAULTS: Faults[Ward] = Faults("freeswitch")
+fault = FAULTS.fault
 
 
 @fault("freeswitch.modules", "mod_sofia")
@@ -167,46 +149,6 @@ def nothing_in_public(ward: Ward) -> Iterator[None]:
     text = (ward.freeswitch.directory / "conf" / PUBLIC).read_text()
     with ward.edited(PUBLIC, text, "<include></include>"):
         yield
-
-
-@fault("daemon.freeswitch.allow", "127.0.0.1/32")
-def wrong_acl(ward: Ward) -> Iterator[None]:
-    ward.daemon.stop()
-    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
-    ward.daemon.start()
-    yield
-    ward.daemon.stop()
-    ward.clinic.write()
-    ward.daemon.start()
-
-
-@fault("daemon.freeswitch", "is not there")
-def daemon_down(ward: Ward) -> Iterator[None]:
-    ward.daemon.stop()
-    yield
-    ward.daemon.start()
-
-
-@fault("daemon.freeswitch", "hangs")
-def daemon_frozen(ward: Ward) -> Iterator[None]:
-    ward.daemon.signal(signal.SIGSTOP)
-    yield
-    ward.daemon.signal(signal.SIGCONT)
-
-
-@fault("api.key.default", "wrong")
-def api_key_wrong(ward: Ward) -> Iterator[None]:
-    key = ward.clinic.folder / "api_key"
-    key.write_text("another\n")
-    yield
-    key.write_text("sandbox\n")
-
-
-@fault("freeswitch.dialplan", "rounded-stage.*sched_transfer")
-def stale_dialplan(ward: Ward) -> Iterator[None]:
-    ward.clinic.write(("routes:", "calls: {deadline: 3.0}\nroutes:"))
-    yield
-    ward.clinic.write()
 
 
 @fault("freeswitch.dialplan", "rounded-begin")
@@ -282,11 +224,7 @@ def no_trunk(ward: Ward) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_and_no_other(ward: Ward, name: str) -> None:
-    check, says, inject = FAULTS[name]
-    with inject(ward):
-        found = ward.found()
-    assert list(found) == [check]
-    assert re.search(says, found[check]), found[check]
+    FAULTS.are_named(ward, name)
 
 
 def test_a_wrong_password_is_named(ward: Ward) -> None:
@@ -296,7 +234,7 @@ def test_a_wrong_password_is_named(ward: Ward) -> None:
 
 
 def test_all_is_well_again(ward: Ward) -> None:
-    status, checks = ward.clinic.doctor(secret=PASSWORD)
+    status, checks = ward.clinic.doctor()
     assert (status, verdicts(checks)) == (0, {})
 
 
@@ -309,7 +247,7 @@ def test_a_dialplan_that_a_handler_writes_is_not_called_missing(ward: Ward) -> N
     )
     try:
         with ward.edited(BRIDGE, '<context name="rounded_after">', '<context name="gone">'):
-            status, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+            status, checks = ward.clinic.doctor("--prove")
     finally:
         lua.unlink()
         ward.read()
@@ -320,7 +258,7 @@ def test_a_dialplan_that_a_handler_writes_is_not_called_missing(ward: Ward) -> N
 
 def test_a_profile_that_takes_transfers_wants_a_look(ward: Ward) -> None:
     with ward.edited(SIP, 'name="disable-transfer" value="true"', 'name="x" value="true"'):
-        status, checks = ward.clinic.doctor(secret=PASSWORD)
+        status, checks = ward.clinic.doctor()
     assert status == 1
     assert list(verdicts(checks)) == ["freeswitch.transfers"]
 
@@ -329,7 +267,7 @@ def test_the_id_is_shown_on_the_wire_and_the_call_without_a_daemon(
     ward: Ward, the_sandbox: SandboxThread
 ) -> None:
     before = len(the_sandbox.staged())
-    status, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+    status, checks = ward.clinic.doctor("--prove")
     assert (status, verdicts(checks, "wrong", "look", "skipped")) == (0, {})
     invite, *headers = checks["prove.freeswitch.staged"]["evidence"]
     assert re.fullmatch(rf"INVITE sip:\{DID}@127\.0\.0\.1:\d+ SIP/2\.0", invite), invite
@@ -347,7 +285,7 @@ def test_the_id_is_shown_on_the_wire_and_the_call_without_a_daemon(
 def test_an_interrupted_proof_leaves_nothing(
     ward: Ward, number: signal.Signals, seconds: float
 ) -> None:
-    ward.clinic.interrupted(number, seconds, PASSWORD)
+    ward.clinic.interrupted(number, seconds)
     assert list((ward.freeswitch.directory / "temp").glob("rounded_prove_*")) == []
     wait_until(lambda: "0 total" in ward.freeswitch.cli("show channels"), "the call to end")
 
@@ -355,7 +293,7 @@ def test_an_interrupted_proof_leaves_nothing(
 def test_a_global_variable_that_could_lead_elsewhere_is_named(ward: Ward) -> None:
     ward.freeswitch.cli("global_setvar sip_route_uri=sip:127.0.0.9:5060")
     try:
-        _, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+        _, checks = ward.clinic.doctor("--prove")
     finally:
         ward.freeswitch.cli("global_setvar sip_route_uri=")
     found = checks["prove.freeswitch"]
@@ -366,7 +304,7 @@ def test_a_global_variable_that_could_lead_elsewhere_is_named(ward: Ward) -> Non
 def test_what_a_killed_proof_left_is_removed_by_the_next(ward: Ward) -> None:
     left = ward.freeswitch.directory / "temp" / "rounded_prove_left.xml"
     left.write_text("<document/>")
-    assert ward.clinic.doctor("--prove", secret=PASSWORD)[0] == 0
+    assert ward.clinic.doctor("--prove")[0] == 0
     assert not left.exists()
 
 
@@ -388,7 +326,7 @@ def test_an_extension_of_theirs_before_ours(
     )
     begins = '<context name="public">'
     with ward.edited("dialplan/theirs.xml", begins, begins + theirs):
-        found = ward.clinic.doctor(secret=PASSWORD)
+        found = ward.clinic.doctor()
     assert found[0] == status
     assert list(verdicts(found[1])) == (["freeswitch.way-in"] if status else [])
 
@@ -396,7 +334,7 @@ def test_an_extension_of_theirs_before_ours(
 def test_the_real_daemon_stages_and_the_platform_has_the_call(
     ward: Ward, the_sandbox: SandboxThread
 ) -> None:
-    status, checks = ward.clinic.doctor("--prove", "--live", secret=PASSWORD)
+    status, checks = ward.clinic.doctor("--prove", "--live")
     assert (status, verdicts(checks, "wrong", "look", "skipped")) == (0, {})
     seen = checks["prove.freeswitch.live"]["seen"]
     assert f"the platform has the call {the_sandbox.ids()[-1]}, status staged" in seen
@@ -420,11 +358,11 @@ def test_without_a_daemon_the_call_goes_where_the_policy_says(
     install = ["dialplan", "freeswitch", "--install", "--reload", "--folder", conf]
     ward.clinic.write(*changes)
     try:
-        assert ward.clinic.rounded_pbx(*install, secret=PASSWORD).returncode == 0
-        status, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+        assert ward.clinic.rounded_pbx(*install).returncode == 0
+        status, checks = ward.clinic.doctor("--prove")
     finally:
         ward.clinic.write()
-        assert ward.clinic.rounded_pbx(*install, secret=PASSWORD).returncode == 0
+        assert ward.clinic.rounded_pbx(*install).returncode == 0
     assert (status, verdicts(checks)) == (0, {})
     assert says in checks["prove.freeswitch.unreachable"]["seen"]
 
@@ -452,7 +390,7 @@ def test_a_header_that_is_not_on_the_wire_is_seen(ward: Ward, name: str) -> None
 )
 def test_a_dialplan_that_is_not_ours_is_not_rehearsed(ward: Ward, old: str, new: str) -> None:
     with ward.edited(BRIDGE, old, new):
-        _, checks = ward.clinic.doctor("--prove", secret=PASSWORD)
+        _, checks = ward.clinic.doctor("--prove")
     found = checks["prove.freeswitch"]
     assert (found["verdict"], found["wrong"]) == ("look", "it was not proven")
     assert "only what we have written is rehearsed" in found["seen"]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .daemon import AGENT
+from .daemon import AGENT, Daemon
 
 DID = "+33612345678"
 SECRET = "hush-5e17c0ffee"
@@ -28,6 +30,7 @@ class Clinic:
 
     folder: Path
     text: str
+    secret: str = SECRET
 
     @property
     def file(self) -> Path:
@@ -41,20 +44,22 @@ class Clinic:
             text = text.replace(old, new)
         self.file.write_text(text)
 
-    def rounded_pbx(self, *words: str, secret: str = SECRET) -> subprocess.CompletedProcess[str]:
+    def rounded_pbx(
+        self, *words: str, secret: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rounded_pbx", *words, "--config", str(self.file)],
-            env={**os.environ, "SECRET": secret},
+            env={**os.environ, "SECRET": secret or self.secret},
             capture_output=True,
             text=True,
             timeout=120,
         )
 
-    def interrupted(self, number: signal.Signals, seconds: float, secret: str = SECRET) -> int:
+    def interrupted(self, number: signal.Signals, seconds: float) -> int:
         """The exit status of a doctor that proves, and is told to end after some seconds."""
         doctor = subprocess.Popen(
             [sys.executable, "-m", "rounded_pbx", "doctor", "--prove", "--config", str(self.file)],
-            env={**os.environ, "SECRET": secret},
+            env={**os.environ, "SECRET": self.secret},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -69,11 +74,11 @@ class Clinic:
         assert "Traceback" not in rest, rest
         return doctor.returncode
 
-    def doctor(self, *options: str, secret: str = SECRET) -> tuple[int, dict[str, Any]]:
+    def doctor(self, *options: str, secret: str | None = None) -> tuple[int, dict[str, Any]]:
         """The exit status, and the checks by their names."""
         ran = self.rounded_pbx("doctor", "--json", *options, secret=secret)
         assert ran.stderr == "", ran.stderr
-        assert secret not in ran.stdout
+        assert f'{self.secret}"' not in ran.stdout
         said = json.loads(ran.stdout)
         assert said["status"] == ran.returncode
         names = [check["name"] for check in said["checks"]]
@@ -88,6 +93,135 @@ def verdicts(checks: dict[str, Any], *wanted: str) -> dict[str, str]:
         for name, check in checks.items()
         if check["verdict"] in (wanted or ("wrong", "look"))
     }
+
+
+@dataclass
+class Ward:
+    """A switch's daemon, the doctor, and what both are connected to."""
+
+    clinic: Clinic
+    daemon: Daemon
+    trunk: str
+    api: str
+
+    def found(self, *options: str, secret: str | None = None) -> dict[str, str]:
+        """What the doctor says is wrong."""
+        status, checks = self.clinic.doctor(*options, secret=secret)
+        found = verdicts(checks, "wrong")
+        assert status == (2 if found else 1 if verdicts(checks) else 0)
+        return found
+
+
+Place = TypeVar("Place", bound=Ward)
+
+
+class Faults(dict[str, tuple[str, str, Callable[[Place], AbstractContextManager[None]]]]):
+    """Faults by their names: the check that must name it, what must be said, how it is made."""
+
+    def __init__(self, switch: str) -> None:
+        super().__init__()
+        for name, (check, says, inject) in _OF_ANY_SWITCH.items():
+            self[name] = (check.format(switch=switch), says, inject)
+
+    def fault(
+        self, check: str, says: str
+    ) -> Callable[[Callable[[Place], Iterator[None]]], Callable[[Place], Iterator[None]]]:
+        """Register what makes a fault, yields, and ends it."""
+
+        def register(
+            inject: Callable[[Place], Iterator[None]],
+        ) -> Callable[[Place], Iterator[None]]:
+            self[inject.__name__] = (check, says, contextlib.contextmanager(inject))
+            return inject
+
+        return register
+
+    def are_named(self, ward: Place, name: str) -> None:
+        """The fault is named, and no other."""
+        check, says, inject = self[name]
+        with inject(ward):
+            found = ward.found()
+        assert list(found) == [check]
+        assert re.search(says, found[check]), found[check]
+
+
+_OF_ANY_SWITCH: dict[str, tuple[str, str, Callable[[Any], AbstractContextManager[None]]]] = {}
+
+
+def _of_any_switch(
+    check: str, says: str
+) -> Callable[[Callable[[Ward], Iterator[None]]], Callable[[Ward], Iterator[None]]]:
+    def register(inject: Callable[[Ward], Iterator[None]]) -> Callable[[Ward], Iterator[None]]:
+        _OF_ANY_SWITCH[inject.__name__] = (check, says, contextlib.contextmanager(inject))
+        return inject
+
+    return register
+
+
+@_of_any_switch("daemon.{switch}.allow", "127.0.0.1/32")
+def wrong_acl(ward: Ward) -> Iterator[None]:
+    ward.daemon.stop()
+    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
+    ward.daemon.start()
+    yield
+    ward.daemon.stop()
+    ward.clinic.write()
+    ward.daemon.start()
+
+
+@_of_any_switch("daemon.{switch}", "another configuration")
+def daemon_with_an_older_configuration(ward: Ward) -> Iterator[None]:
+    ward.daemon.stop()
+    ward.clinic.write(("['127.0.0.0/8']", "['127.0.0.9/32']"))
+    ward.daemon.start()
+    ward.clinic.write()
+    yield
+    ward.daemon.stop()
+    ward.daemon.start()
+
+
+@_of_any_switch("daemon.{switch}", "is not there")
+def daemon_down(ward: Ward) -> Iterator[None]:
+    ward.daemon.stop()
+    yield
+    ward.daemon.start()
+
+
+@_of_any_switch("daemon.{switch}", "hangs")
+def daemon_frozen(ward: Ward) -> Iterator[None]:
+    ward.daemon.signal(signal.SIGSTOP)
+    yield
+    ward.daemon.signal(signal.SIGCONT)
+
+
+@_of_any_switch("api.key.default", "wrong")
+def api_key_wrong(ward: Ward) -> Iterator[None]:
+    key = ward.clinic.folder / "api_key"
+    key.write_text("another\n")
+    yield
+    key.write_text("sandbox\n")
+
+
+@_of_any_switch("secrets", "chmod 0600")
+def key_open_to_all(ward: Ward) -> Iterator[None]:
+    key = ward.clinic.folder / "api_key"
+    key.chmod(0o644)
+    yield
+    key.chmod(0o600)
+
+
+@_of_any_switch("api.reach", "does not answer")
+def api_away(ward: Ward) -> Iterator[None]:
+    ward.clinic.write((ward.api, "http://127.0.0.1:9"))
+    yield
+    ward.clinic.write()
+
+
+@_of_any_switch("{switch}.dialplan", "rounded_cap|sched_transfer")
+def stale_dialplan(ward: Ward) -> Iterator[None]:
+    ward.clinic.write(("routes:", "calls: {deadline: 3.0}\nroutes:"))
+    yield
+    ward.clinic.write()
 
 
 def config(api: str, trunk: str, daemon: str, folder: Path, switch: str) -> str:
