@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..call import Switch
 from ..config import Config, Listening
 from ..servers.listener import is_allowed
-from .results import CheckResult, right, skipped, wrong
+from .results import CheckResult, right, said, skipped, wrong
 
 _SETTINGS = {Switch.ASTERISK: "asterisk.fastagi", Switch.FREESWITCH: "freeswitch.outbound"}
 #: Seconds for the connection, and for each answer.
@@ -49,9 +49,8 @@ async def _check(switch: Switch, section: Listening) -> AsyncIterator[CheckResul
     try:
         knock = await _knock(host, port)
     except (OSError, TimeoutError) as error:
-        why = str(getattr(error, "strerror", None) or "no answer")
         todo = f"start it: systemctl start rounded-pbx; it listens where {setting}.listen says"
-        yield wrong(name, f"{place}: {why}", "the daemon is not there", todo)
+        yield wrong(name, f"{place}: {said(error)}", "the daemon is not there", todo)
         yield skipped(acl, "the daemon is not there")
         return
     allowed = is_allowed(knock.source, section.allow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,6 +65,12 @@ def look(name: str, seen: str, why: str, todo: str) -> CheckResult:
 def skipped(name: str, why: str) -> CheckResult:
     """It could not be looked at, because of something that is said elsewhere."""
     return CheckResult(name, Verdict.SKIPPED, why)
+
+
+def said(error: Exception) -> str:
+    """What went wrong, in the system's own words: asyncio's name the address once more."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number and number > 0 else str(error) or "no answer in time"
 
 
 def of_modules(

@@ -8,7 +8,7 @@ import re
 
 from ..config import Trunk
 from ..sip import ping
-from .results import CheckResult, look, right, wrong
+from .results import CheckResult, look, right, said, wrong
 
 _LIMIT = 3.0
 _URI = re.compile(r"(?:sips?:)?(?:[^@]*@)?([^:;>]+)(?::([0-9]+))?")
@@ -49,5 +49,5 @@ async def reach(name: str, trunk: Trunk, protocol: str) -> CheckResult:
             )
         seen = f"{trunk.host}: no connection within {_LIMIT:g} s"
     except OSError as error:
-        seen = f"{trunk.host}: {error.strerror or error}"
+        seen = f"{trunk.host}: {said(error)}"
     return wrong(name, seen, "no call can reach the agent", todo)
