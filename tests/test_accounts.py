@@ -127,7 +127,7 @@ async def test_connections_beyond_those_to_be_kept_are_closed_once_idle() -> Non
         client = client_of(accounts)
         await eventually(lambda: client.open_connections == 3)
         await asyncio.gather(*(client.open_connection() for _ in range(5)))
-        assert client.open_connections == 8
+        assert len(server.peers) == 8  # the first of them may have been closed again already
         await eventually(lambda: client.open_connections == 3)
         assert client.open_connections == 3
 
