@@ -6,8 +6,10 @@ The real switches are in asterisk/test_doctor.py and freeswitch/test_doctor.py.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from rounded_pbx.call import Switch
 from rounded_pbx.cli import app
 from rounded_pbx.config import Config
 from rounded_pbx.config_types import Address
 from rounded_pbx.dialplan.flavours import Flavour
 from rounded_pbx.dialplan.rendering import render
 from rounded_pbx.doctor import asterisk_dialplan as plans
+from rounded_pbx.doctor import freeswitch_dialplan, freeswitch_proof
 from rounded_pbx.doctor.api import check_api
 from rounded_pbx.doctor.asterisk import check_asterisk
 from rounded_pbx.doctor.asterisk_proof import copy
 from rounded_pbx.doctor.files import check_files
-from rounded_pbx.doctor.proof import CannotProve
+from rounded_pbx.doctor.freeswitch import check_freeswitch
+from rounded_pbx.doctor.listener import trunk
+from rounded_pbx.doctor.proof import CannotProve, ProofCall
 from rounded_pbx.doctor.results import CheckResult, Verdict, exit_status, look, right, wrong
 from rounded_pbx.errors import CommandFailed
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
@@ -516,3 +522,290 @@ def test_a_copy_leads_nowhere_but_to_the_listener() -> None:
             for data in jumps
             for label in ("unstaged", "cold", "failed", "back", "ask")
         )
+
+
+# An event socket that says what it is told to say.
+
+
+def loaded_contexts() -> dict[str, str]:
+    """What xml_locate says of our own files."""
+    files = render(Flavour.FREESWITCH, config()).files
+    root = ET.fromstring(files["dialplan/rounded.xml"])
+    found = {
+        element.get("name", ""): ET.tostring(element, encoding="unicode")
+        for element in root.iter("context")
+    }
+    public = ET.fromstring(files["dialplan/public/00_rounded.xml"])
+    extensions = "".join(ET.tostring(each, encoding="unicode") for each in public)
+    return {**found, "public": f'<context name="public">{extensions}</context>'}
+
+
+PROFILE = (
+    '<configuration><profiles><profile name="external"><settings>'
+    '<param name="context" value="public"/><param name="disable-transfer" value="true"/>'
+    "</settings></profile></profiles></configuration>"
+)
+GATEWAY = (
+    "<gateway><name>rounded</name><profile>external</profile><proxy>sip:127.0.0.3:5080</proxy>"
+    "<context>public</context><state>REGED</state><status>UP</status></gateway>"
+)
+EXTERNAL = (
+    "<profile><profile-info><context>public</context><outbound-proxy>N/A</outbound-proxy>"
+    "</profile-info></profile>"
+)
+NOTHING = "can't find anything"
+
+
+class EventSocket:
+    """As much of FreeSWITCH's event socket as the doctor asks, from a table."""
+
+    def __init__(self, told: Mapping[str, str], gone: frozenset[str] = frozenset()) -> None:
+        self._told = {
+            **{
+                f"xml_locate dialplan context name {name}": text
+                for name, text in loaded_contexts().items()
+            },
+            "sofia xmlstatus": "<profiles><profile><name>external</name></profile>"
+            "<gateway><name>rounded</name></gateway></profiles>",
+            "sofia xmlstatus profile external": EXTERNAL,
+            "sofia xmlstatus gateway rounded": GATEWAY,
+            "xml_locate configuration configuration name sofia.conf": PROFILE,
+            **told,
+        }
+        self._gone = {"mod_xml_curl", *gone}
+        self.asked: list[str] = []
+
+    async def loaded(self, modules: Any) -> frozenset[str]:
+        return frozenset(module for module in modules if module not in self._gone)
+
+    async def api(self, command: str) -> str:
+        self.asked.append(command)
+        return self._told.get(command, "+OK" if command.startswith("originate") else NOTHING)
+
+
+async def of_freeswitch(told: Mapping[str, str], *gone: str) -> dict[str, CheckResult]:
+    socket = EventSocket(told, frozenset(gone))
+    results = [result async for result in check_freeswitch(socket, config())]
+    return {result.name: result for result in results if result.verdict is not Verdict.RIGHT}
+
+
+BRIDGE, PUBLIC = (
+    f"xml_locate dialplan context name {name}" for name in ("rounded_bridge", "public")
+)
+LUA = "xml_locate configuration configuration name lua.conf"
+HANDLED = '<c><param name="xml-handler-bindings" value="dialplan,directory"/></c>'
+SET = '<action application="set" data="sip_h_X-Rounded-Call-Id=$1"/>'
+STAGED = '<action application="bridge" data="{${rounded_options},rounded_call_id=$1,'
+
+
+def edited(context: str, old: str, new: str) -> dict[str, str]:
+    text = loaded_contexts()[context].replace(" />", "/>")
+    assert old in text, old
+    return {f"xml_locate dialplan context name {context}": text.replace(old, new, 1)}
+
+
+INTO = '<context name="a"><extension name="b"><condition><action application="transfer" data="{}"/>'
+INTO = f"<section>{INTO}</condition></extension></context></section>"
+USER = '<section><user id="9"><variables><variable name="user_context" value="rounded_after"/>'
+
+
+@pytest.mark.parametrize(
+    ("told", "check", "verdict", "says"),
+    [
+        ({}, None, None, ""),
+        ({BRIDGE: NOTHING}, "contexts", Verdict.WRONG, "rounded_bridge"),
+        ({BRIDGE: loaded_contexts()["public"]}, "contexts", Verdict.WRONG, "rounded_bridge"),
+        ({PUBLIC: NOTHING}, "contexts", Verdict.WRONG, "its extensions rounded-"),
+        ({BRIDGE: NOTHING, LUA: HANDLED}, "contexts", Verdict.LOOK, "a handler writes"),
+        ({BRIDGE: "<a>" * 200 + "</a>" * 200}, "contexts", Verdict.WRONG, "rounded_bridge"),
+        (
+            edited("rounded_bridge", STAGED, SET + STAGED),
+            "header",
+            Verdict.WRONG,
+            "on the caller's channel",
+        ),
+        (
+            edited("rounded_bridge", "sip_h_X-Rounded-Call-Id=$1}", "}"),
+            "header",
+            Verdict.WRONG,
+            "no bridge of rounded_bridge",
+        ),
+        (
+            edited("rounded_bridge", "{${rounded_options},rounded_call_id=$1,sip_h_X", "sip_h_X"),
+            "header",
+            Verdict.WRONG,
+            "does not have sip_h_X-Rounded-Call-Id in its braces",
+        ),
+        (
+            edited("rounded_bridge", 'name="rounded-failed"', 'name="theirs"'),
+            "dialplan",
+            Verdict.WRONG,
+            "rounded-failed is missing",
+        ),
+        (
+            edited("rounded_after", "</context>", '<extension name="x"/></context>'),
+            "dialplan",
+            Verdict.WRONG,
+            "x is not from us",
+        ),
+        (
+            edited("rounded_bridge", 'data="NORMAL_CIRCUIT_CONGESTION"/>', 'data="OTHER"/>'),
+            "dialplan",
+            Verdict.WRONG,
+            "OTHER",
+        ),
+        (
+            edited(
+                "public", "<extension", '<extension name="t"><condition/></extension><extension'
+            ),
+            "way-in",
+            Verdict.LOOK,
+            "t stands before ours",
+        ),
+        (
+            {"xml_locate dialplan": INTO.format("9 XML rounded_bridge")},
+            "entrances",
+            Verdict.WRONG,
+            "a, b: transfer 9 XML rounded_bridge",
+        ),
+        (
+            {"xml_locate directory": f"{USER}</variables></user></section>"},
+            "entrances",
+            Verdict.WRONG,
+            "user 9",
+        ),
+        (
+            {"sofia xmlstatus profile external": EXTERNAL.replace("public", "rounded_after")},
+            "entrances",
+            Verdict.WRONG,
+            "profile external",
+        ),
+        (
+            {
+                "xml_locate configuration configuration name sofia.conf": PROFILE.replace(
+                    "disable-transfer", "x"
+                )
+            },
+            "transfers",
+            Verdict.LOOK,
+            "external",
+        ),
+        (
+            {"xml_locate configuration configuration name sofia.conf": NOTHING},
+            "transfers",
+            Verdict.SKIPPED,
+            "sofia.conf",
+        ),
+        (
+            {"sofia xmlstatus gateway rounded": "Invalid Gateway!"},
+            "trunk",
+            Verdict.WRONG,
+            "no gateway rounded",
+        ),
+        (
+            {"sofia xmlstatus gateway rounded": GATEWAY.replace("5080", "5081")},
+            "trunk",
+            Verdict.WRONG,
+            "expected 127.0.0.3:5080",
+        ),
+        (
+            {"sofia xmlstatus gateway rounded": GATEWAY.replace("REGED", "FAIL_WAIT")},
+            "trunk",
+            Verdict.WRONG,
+            "FAIL_WAIT",
+        ),
+        (
+            {"sofia xmlstatus gateway rounded": GATEWAY.replace("REGED", "NOREG")},
+            "trunk",
+            Verdict.WRONG,
+            "Connection refused",
+        ),
+    ],
+)
+async def test_what_freeswitch_tells(
+    told: dict[str, str], check: str | None, verdict: Verdict | None, says: str
+) -> None:
+    found = await of_freeswitch(told)
+    assert list(found) == ([f"freeswitch.{check}"] if check else [])
+    if check:
+        result = found[f"freeswitch.{check}"]
+        assert result.verdict is verdict
+        assert says in result.seen
+
+
+async def test_what_a_missing_module_of_freeswitch_hides_is_skipped() -> None:
+    found = await of_freeswitch({}, "mod_sofia", "mod_dialplan_xml")
+    assert found.pop("freeswitch.modules").verdict is Verdict.WRONG
+    assert {result.verdict for result in found.values()} == {Verdict.SKIPPED}
+    assert len(found) == 4
+
+
+async def rehearsed(
+    tmp_path: Path, told: Mapping[str, str] | None = None
+) -> tuple[EventSocket, list[Path]]:
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    (folder / "rounded_prove_left.xml").touch()
+    told = {"global_getvar temp_dir": f"{folder}\n", "global_getvar": "a=b\n", **(told or {})}
+    socket = EventSocket(told)
+    call = ProofCall(Switch.FREESWITCH, config())
+    call.patience = 0
+    control: Any = socket
+    async with trunk() as listener:
+        await freeswitch_proof.rehearse(control, call, listener, Address("127.0.0.1", 4999))
+    return socket, list(folder.iterdir())
+
+
+async def test_a_rehearsal_on_freeswitch_leaves_no_file_and_no_call(tmp_path: Path) -> None:
+    socket, left = await rehearsed(tmp_path)
+    assert left == []
+    *_, sched, originate, kill = socket.asked
+    call_id = kill.split()[1]
+    assert sched == f"sched_api +60 none uuid_kill {call_id}"
+    assert re.fullmatch(
+        rf"originate \{{origination_uuid={call_id},origination_caller_id_number=\{DID}\}}null/1 "
+        rf"\{DID} XML:{tmp_path}/temp/rounded_prove_\w+\.xml rounded_prove_public",
+        originate,
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({BRIDGE: NOTHING}, "not loaded: rounded_bridge"),
+        (edited("rounded_bridge", "=false", "=true"), "only what we have written"),
+        ({"sofia xmlstatus profile external": EXTERNAL.replace("N/A", "sip:x")}, "outbound-proxy"),
+        ({"global_getvar": "a=b\nsip_route_uri=sip:x\n"}, "sip_route_uri"),
+        ({"global_getvar temp_dir": "/a b"}, "temp_dir is /a b"),
+        ({"global_getvar temp_dir": "/not/there"}, "on this machine"),
+    ],
+)
+async def test_what_is_not_rehearsed_on_freeswitch(
+    tmp_path: Path, told: dict[str, str], says: str
+) -> None:
+    with pytest.raises(CannotProve, match=says):
+        await rehearsed(tmp_path, told)
+
+
+def test_a_copy_for_freeswitch_leads_nowhere_but_to_the_listener() -> None:
+    expected = freeswitch_dialplan.written(render(Flavour.FREESWITCH, config()).files)
+    text = freeswitch_proof.copy(
+        expected,
+        expected,
+        gateway="rounded",
+        profile="external",
+        listener=Address("127.0.0.1", 5099),
+        daemon=Address("127.0.0.1", 4999),
+        file="/tmp/x.xml",
+    )
+    root = ET.fromstring(text)
+    actions = [(e.get("application"), e.get("data") or "") for e in root.iter() if e.get("data")]
+    bridges = [data for application, data in actions if application == "bridge"]
+    assert len(bridges) == 4
+    assert all("@127.0.0.1:5099" in data for data in bridges)
+    assert "sofia/gateway" not in text
+    assert [data for application, data in actions if application == "socket"] == [
+        "127.0.0.1:4999/stage async full"
+    ]
+    leads = [data for application, data in actions if application in ("transfer", "sched_transfer")]
+    assert all("XML:/tmp/x.xml rounded_prove_" in data for data in leads)
