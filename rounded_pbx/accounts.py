@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from .api import RoundedClient
 from .breaker import Breaker
 from .call import clean
-from .config import Config
+from .config import Api, Config
 from .errors import ApiError, ApiLimited, ApiRejected, ApiUnauthorized
 from .stager import Account
 from .threads import Unwaited
@@ -23,21 +23,27 @@ PROBE_LIMIT = 5.0
 PROBE_AGAIN = 2.0
 
 
+def client_of(api: Api, key: str) -> RoundedClient:
+    """The client of one account, as the configuration wants it.
+
+    Raises:
+        RoundedPbxError: the environment's proxy is one that we cannot use.
+    """
+    return RoundedClient(
+        api.base_url,
+        key,
+        ca_file=str(api.ca_file) if api.ca_file else None,
+        max_connections=api.max_connections,
+        trust_env=api.trust_env,
+    )
+
+
 class Accounts:
     """Every account of a configuration; an asynchronous context manager that closes them all."""
 
     def __init__(self, config: Config, keys: Mapping[str, str]) -> None:
         api = config.api
-        self._clients = {
-            name: RoundedClient(
-                api.base_url,
-                key,
-                ca_file=str(api.ca_file) if api.ca_file else None,
-                max_connections=api.max_connections,
-                trust_env=api.trust_env,
-            )
-            for name, key in keys.items()
-        }
+        self._clients = {name: client_of(api, key) for name, key in keys.items()}
         self.by_name = {name: Account(client) for name, client in self._clients.items()}
         self._warm = api.warm
         self._interval = api.probe_interval

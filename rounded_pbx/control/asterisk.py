@@ -296,7 +296,11 @@ class Asterisk:
 
 
 def _lines(fields: Mapping[str, str]) -> Mapping[str, str]:
-    """The fields, if no value of them ends its line; of a variable, AppData may hold anything."""
+    """The fields, if no value of them ends its line.
+
+    Raises:
+        CommandFailed: one does, and what follows would be a header or an action of its own.
+    """
     for name, value in fields.items():
         if not value.isprintable():
             raise CommandFailed(

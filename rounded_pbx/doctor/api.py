@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 
-from ..api import RoundedClient
+from ..accounts import client_of
 from ..config import Config
 from ..errors import ApiError, ApiUnauthorized, ApiUnreachable, RoundedPbxError
 from .results import CheckResult, look, right, skipped, wrong
@@ -24,12 +24,7 @@ async def check_api(config: Config, name: str, key: str) -> AsyncIterator[CheckR
     """Of one account: the key, the distance, the clock."""
     api = config.api
     try:
-        client = RoundedClient(
-            api.base_url,
-            key,
-            ca_file=str(api.ca_file) if api.ca_file else None,
-            trust_env=api.trust_env,
-        )
+        client = client_of(api, key)
     except RoundedPbxError as error:
         yield wrong("api.reach", api.base_url, str(error), "api.trust_env, or the environment")
         yield skipped(f"api.key.{name}", "the API was not reached")

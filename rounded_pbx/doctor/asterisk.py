@@ -166,7 +166,7 @@ async def _entrances(
             if sip:
                 context = (await manager.act(one, Peer=endpoint)).get("context", "")
             else:
-                context = (await _endpoint(manager, endpoint))[0].get("context", "")
+                context = (await read_endpoint(manager, endpoint))[0].get("context", "")
         except CommandFailed:  # it has gone meanwhile, or its name is no word
             continue
         if context in plans.INNER and (endpoint, context) != (trunk.name, plans.FROM_AGENT):
@@ -185,7 +185,7 @@ async def _entrances(
     return right(name, f"none of {len(endpoints)} endpoints, and no line, enters inner contexts")
 
 
-async def _endpoint(manager: Manager, name: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+async def read_endpoint(manager: Manager, name: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """An endpoint, and the objects that belong to it."""
     events = await manager.listed("PJSIPShowEndpoint", Endpoint=name)
     details = [event for event in events if event.get("objecttype") == "endpoint"]
@@ -197,7 +197,7 @@ async def _pjsip_trunk(manager: Manager, trunk: Trunk, flavour: Flavour) -> Chec
     if flavour is Flavour.FREEPBX:
         install = f"in Connectivity > Trunks, the pjsip trunk {trunk.name}; then: {install}"
     try:
-        endpoint, events = await _endpoint(manager, trunk.name)
+        endpoint, events = await read_endpoint(manager, trunk.name)
     except NoPermission:
         raise
     except CommandFailed:

@@ -21,7 +21,7 @@ from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
 from ..errors import CommandFailed, NoPermission, SwitchError, SwitchUnreachable
 from . import asterisk_dialplan as plans
-from .asterisk import Manager, read_dialplan
+from .asterisk import Manager, read_dialplan, read_endpoint
 from .asterisk_dialplan import Dialplan, Line
 from .listener import Trunk
 from .proof import BACK, FALLBACK, CannotProve, ProofCall
@@ -174,15 +174,14 @@ async def _take_out(manager: Manager, lines: list[Line]) -> None:
 async def outbound_proxy(manager: Manager, trunk: TrunkSection) -> str:
     """What keeps the proof from being safe: a proxy would take the call out."""
     try:
-        events = await manager.listed("PJSIPShowEndpoint", Endpoint=trunk.name)
+        endpoint, events = await read_endpoint(manager, trunk.name)
     except CommandFailed as error:
         return f"endpoint {trunk.name}: {error}"
-    for event in events:
-        if event.get("objecttype") == "endpoint" and event.get("outboundproxy"):
-            return f"endpoint {trunk.name} has outbound_proxy={event['outboundproxy']}"
-        protocol = event.get("protocol", "udp")
-        if protocol != "udp":
-            return f"endpoint {trunk.name} goes over {protocol}; the proof's listener takes UDP"
+    if endpoint.get("outboundproxy"):
+        return f"endpoint {trunk.name} has outbound_proxy={endpoint['outboundproxy']}"
+    protocol = next((e["protocol"] for e in events if e.get("protocol")), "udp")
+    if protocol != "udp":
+        return f"endpoint {trunk.name} goes over {protocol}; the proof's listener takes UDP"
     return ""
 
 

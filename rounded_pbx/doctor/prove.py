@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ..api import RoundedClient
+from ..accounts import client_of
 from ..call import Switch
 from ..config import Config
 from ..config_types import Address
@@ -188,9 +188,7 @@ async def _live(
     key = keys.get(account)
     if key is None:
         return skipped(name, f"staged as {listener.id}; its account's key cannot be read here")
-    api = call.config.api
-    ca_file = str(api.ca_file) if api.ca_file else None
-    async with RoundedClient(api.base_url, key, ca_file=ca_file, trust_env=api.trust_env) as client:
+    async with client_of(call.config.api, key) as client:
         try:
             async with asyncio.timeout(_LIMIT):
                 status = await client.call_status(listener.id)
