@@ -43,15 +43,15 @@ class Accounts:
 
     def __init__(self, config: Config, keys: Mapping[str, str]) -> None:
         api = config.api
-        self._clients = {name: client_of(api, key) for name, key in keys.items()}
-        self.by_name = {name: Account(client) for name, client in self._clients.items()}
+        self.clients = {name: client_of(api, key) for name, key in keys.items()}
+        self.by_name = {name: Account(client) for name, client in self.clients.items()}
         self._warm = api.warm
         self._interval = api.probe_interval
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Accounts:
         asyncio.get_running_loop().set_default_executor(Unwaited())  # it looks names up
-        for client in self._clients.values():
+        for client in self.clients.values():
             await self._stack.enter_async_context(client)
         return self
 
@@ -61,7 +61,7 @@ class Accounts:
     async def keep_warm(self) -> None:
         """Open the connections and keep them warm, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for name, client in self._clients.items():
+            for name, client in self.clients.items():
                 group.create_task(self._keep_warm(name, client, self.by_name[name].breaker))
 
     async def _keep_warm(self, name: str, client: RoundedClient, breaker: Breaker) -> None:

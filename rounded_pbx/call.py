@@ -78,7 +78,8 @@ class CallContext:
 
     ``did`` is the number that was dialled. ``route`` and ``wait`` are the dialplan's own choice
     and None where it made none. ``dynamic_variables`` and ``custom_headers`` are what the dialplan
-    passed beside the configuration.
+    passed beside the configuration. ``linkedid`` is what the legs of the call have in common, and
+    ``ticket`` what the dialplan holds of a staging that was begun before.
     """
 
     switch: Switch
@@ -86,11 +87,14 @@ class CallContext:
     caller: CallerId
     rdnis: str = ""
     unique_id: str = ""
+    linkedid: str = ""
+    sip_call_id: str = ""
     channel: str = ""
     context: str = ""
     account_code: str = ""
     route: str | None = None
     direction: Direction | None = None
     wait: Wait | None = None
+    ticket: str = ""
     dynamic_variables: Mapping[str, str] = field(default_factory=dict)
     custom_headers: Mapping[str, str] = field(default_factory=dict)

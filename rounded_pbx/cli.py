@@ -231,19 +231,19 @@ def stage(
 async def _stage(
     settings: Config, keys: Mapping[str, str], call: CallContext, channel: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
+    from . import handler
     from .accounts import Accounts
-    from .daemon import desk_of
-    from .handler import handle_call
+    from .daemon import at_the_desk
 
     class FromOptions:
         async def get_variables(self, names: Any) -> Mapping[str, str]:
             return channel
 
     accepted = asyncio.get_running_loop().time()
-    async with Accounts(settings, keys) as accounts:
-        answer = await handle_call(
+    async with Accounts(settings, keys) as accounts, at_the_desk(settings, accounts) as desk:
+        answer = await handler.stage(
             call,
-            desk_of(settings, accounts),
+            desk,
             FromOptions(),
             accepted=accepted,
             deadline=accepted + settings.calls.deadline,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import platform
 import re
 import ssl
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from .call import Direction, Switch, Wait
 from .config_checks import cross_checks, explain
+from .config_prestage import Prestage
 from .config_secrets import Account, Ami, Esl, KeyUnknownHere
 from .config_types import (
     HOST_AND_PORT,
@@ -50,6 +52,8 @@ from .yamlfile import YamlFile
 
 DEFAULT_PATH = Path("/etc/rounded_pbx/config.yml")
 ENVIRONMENT = "ROUNDED_PBX_CONFIG"
+#: Seconds that an agent may ring, unless the trunk says otherwise.
+DEFAULT_RING = 15
 
 LOOPBACK: tuple[Network, ...] = (
     ipaddress.ip_network("127.0.0.0/8"),
@@ -198,7 +202,7 @@ class Trunk(Section):
     match: Annotated[tuple[Matched, ...], BeforeValidator(_as_list)] = ()
     transport: Name = "transport-udp"
     auth: bool = False
-    ring: WholeNumber = Field(default=15, ge=1, le=300)
+    ring: WholeNumber = Field(default=DEFAULT_RING, ge=1, le=300)
     transfers: dict[Extension, Fallback] = Field(default_factory=dict)
 
     @property
@@ -264,13 +268,15 @@ class FreeSwitchSection(Section):
 
 
 class Config(Section):
-    """The whole configuration."""
+    """The whole configuration; ``pbx`` is the host's name unless it says otherwise."""
 
     accounts: dict[Name, Account]
     api: Api = Api()
     calls: Calls = Calls()
     numbers: Numbers = Numbers()
     routes: tuple[RouteSection, ...] = ()
+    prestage: Prestage = Prestage()
+    pbx: Name | None = None
     trunk: Trunk | None = None
     asterisk: AsteriskSection = AsteriskSection()
     freeswitch: FreeSwitchSection = FreeSwitchSection()
@@ -291,6 +297,16 @@ class Config(Section):
         if not isinstance(data, dict):
             return data
         return {name: section for name, section in data.items() if section is not None}
+
+    @property
+    def pbx_name(self) -> str:
+        """What this PBX is called in the metadata of its calls."""
+        return self.pbx or platform.node() or "pbx"
+
+    @property
+    def fresh(self) -> float:
+        """Seconds in which a call that was staged early can be dialled."""
+        return self.prestage.fresh(self.trunk.ring if self.trunk else DEFAULT_RING)
 
     def route_table(self) -> RouteTable:
         """The routes, ready to be asked."""
@@ -322,7 +338,7 @@ def load(path: Path) -> Config:
 
 
 def read_keys(path: Path, config: Config) -> tuple[dict[str, SecretStr], list[Problem]]:
-    """The API key of each account; and those that only the systemd service can read.
+    """The API key of each account; and the secrets that only the systemd service can read.
 
     Raises:
         ConfigError: for each key that nobody can read.
@@ -336,6 +352,11 @@ def read_keys(path: Path, config: Config) -> tuple[dict[str, SecretStr], list[Pr
         except ValueError as error:
             found = unknown if isinstance(error, KeyUnknownHere) else problems
             found.append(file.problem(("accounts", name), f"accounts.{name}: {error}"))
+    try:
+        config.prestage.read_password()
+    except ValueError as error:
+        found = unknown if isinstance(error, KeyUnknownHere) else problems
+        found.append(file.problem(("prestage",), f"prestage: {error}"))
     if problems:
         raise ConfigError(problems)
     return keys, unknown

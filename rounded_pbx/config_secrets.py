@@ -18,6 +18,9 @@ _EnvironmentName = Annotated[
 _CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
 
 
+SECRET_SOURCES = ("secret_file", "secret_env", "credential")
+
+
 class KeyUnknownHere(ValueError):
     """The key is a systemd credential, and this process is not the service that gets it."""
 
@@ -46,18 +49,12 @@ class Account(Section):
         return _read("API key", self.key_file, "key_env", self.key_env, self.credential)
 
 
-class _Login(Section):
-    """How the doctor and the installer log in to a switch; the daemon never does."""
+class Secret(Section):
+    """Where a secret comes from: a file, the environment, a credential; as for an account."""
 
-    address: PlainAddress
     secret_file: Path | None = None
     secret_env: _EnvironmentName | None = None
     credential: _CredentialName | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _one_source(self) -> Self:
-        _exactly_one(self, "secret_file", "secret_env", "credential")
-        return self
 
     def read_secret(self) -> SecretStr:
         """The secret.
@@ -66,6 +63,17 @@ class _Login(Section):
             ValueError: it cannot be read, or is none; the message never repeats it.
         """
         return _read("secret", self.secret_file, "secret_env", self.secret_env, self.credential)
+
+
+class _Login(Secret):
+    """How the doctor and the installer log in to a switch; the daemon never does."""
+
+    address: PlainAddress
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one(self, *SECRET_SOURCES)
+        return self
 
 
 class Ami(_Login):

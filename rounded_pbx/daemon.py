@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from .accounts import Accounts
 from .call import Switch
 from .config import Config, Listening
+from .config_prestage import Prestage
 from .config_types import Address
+from .errands import Errands
 from .errors import BadNumber
 from .handler import Desk
 from .numbers import to_e164
+from .prestage import Dispose, MemoryStore, Prestages, Store
 from .protocol.agi import LONGEST_ENVIRONMENT
 from .protocol.esl import LONGEST_BLOCK
 from .servers.fastagi import FastAgiApplication
@@ -30,14 +33,60 @@ log = logging.getLogger(__name__)
 DRAIN_MARGIN = 1.0
 
 
-def desk_of(config: Config, accounts: Accounts) -> Desk:
-    """What calls are handled with under a configuration."""
-    return Desk(
-        routes=config.route_table(),
-        policy=config.numbers.policy,
-        stager=Stager(accounts.by_name, config.calls.max_in_flight),
-        default_on_failure=config.calls.default_on_failure,
+#: Tickets for each staging in flight: a greeting takes some times as long as a staging.
+TICKETS_EACH = 10
+#: Connections of an account for each errand that may be under way.
+CONNECTIONS_EACH = 8
+
+
+@contextlib.asynccontextmanager
+async def at_the_desk(config: Config, accounts: Accounts) -> AsyncIterator[Desk]:
+    """What calls are handled with under a configuration; leaving it ends what nobody waits for."""
+    errands = Errands(
+        accounts.clients,
+        pbx=config.pbx_name,
+        at_once=max(1, config.api.max_connections // CONNECTIONS_EACH),
+        terminate=config.prestage.terminate_abandoned,
     )
+    stager = Stager(accounts.by_name, config.calls.max_in_flight, errands)
+    tickets = Prestages(
+        stager,
+        _store(config.prestage, errands.dispose),
+        limit=config.prestage.limit,
+        fresh=config.fresh,
+        most=TICKETS_EACH * config.calls.max_in_flight,
+        dispose=errands.dispose,
+    )
+    running_errands = asyncio.ensure_future(errands.run())
+    try:
+        yield Desk(
+            routes=config.route_table(),
+            policy=config.numbers.policy,
+            stager=stager,
+            default_on_failure=config.calls.default_on_failure,
+            tickets=tickets,
+        )
+    finally:
+        await tickets.aclose(DRAIN_MARGIN)
+        await errands.finish(DRAIN_MARGIN)
+        await _cancelled(running_errands)
+
+
+def _store(prestage: Prestage, dispose: Dispose) -> Store:
+    if prestage.store == "memory":
+        return MemoryStore(dispose)
+    from .prestage_redis import RedisStore  # an extra
+
+    password = prestage.read_password()
+    return RedisStore(
+        prestage.store, prestage.username, password.get_secret_value() if password else None
+    )
+
+
+async def _cancelled(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 #: Open files beside sessions and connections to the API: the loop, the log, tables being read.
@@ -69,18 +118,18 @@ async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[dict
     # phonenumbers reads its tables when they are first asked: now, and not during a call.
     with contextlib.suppress(BadNumber):
         to_e164("0123456789", config.numbers.country)
-    async with Accounts(config, keys) as accounts:
-        desk = desk_of(config, accounts)
-        async with _listening(config, len(keys), lambda: desk) as addresses:
-            warming = asyncio.ensure_future(accounts.keep_warm())
-            for switch, address in addresses.items():
-                log.info("listening for %s on %s; routes: %d", switch, address, len(desk.routes))
-            try:
-                yield addresses
-            finally:
-                warming.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await warming
+    async with (
+        Accounts(config, keys) as accounts,
+        at_the_desk(config, accounts) as desk,
+        _listening(config, len(keys), lambda: desk) as addresses,
+    ):
+        warming = asyncio.ensure_future(accounts.keep_warm())
+        for switch, address in addresses.items():
+            log.info("listening for %s on %s; routes: %d", switch, address, len(desk.routes))
+        try:
+            yield addresses
+        finally:
+            await _cancelled(warming)
 
 
 @contextlib.asynccontextmanager

@@ -1,21 +1,25 @@
-"""The straight line of one call, the same for both switches."""
+"""The straight line of one call, whole or in two halves, the same for both switches."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from .call import CallContext, Switch, clean, mask, mask_numbers
 from .errors import BadNumber, SwitchError
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable
-from .staging import Outcome, StagingRequest, StagingResult
-from .variables import Variables, build
+from .staging import Outcome, StagingRequest, StagingResult, valid_uuid
+from .variables import Variables, build, build_ticket
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class Stages(Protocol):
@@ -23,6 +27,29 @@ class Stages(Protocol):
 
     async def stage(self, request: StagingRequest, deadline: float) -> StagingResult:
         """Stage a call by ``deadline`` (the running loop's clock); raises only CancelledError."""
+        ...
+
+
+class Tickets(Protocol):
+    """What the handler knows of stagings that are begun early."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more can be begun."""
+        ...
+
+    def begin(self, ticket: str, request: StagingRequest) -> None:
+        """Stage in the background."""
+        ...
+
+    async def collect(
+        self, ticket: str, marks: frozenset[str], deadline: float
+    ) -> StagingResult | None:
+        """What a ticket stands for, once; None where the call is to be staged anew."""
+        ...
+
+    def abandon(self, ticket: str) -> None:
+        """The caller left."""
         ...
 
 
@@ -42,20 +69,32 @@ class Desk:
     policy: CallerPolicy
     stager: Stages
     default_on_failure: Next
+    tickets: Tickets
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a call: ``variables`` says it to the dialplan, in the order to be written."""
+    """What became of a call: ``variables`` says it to the dialplan, in the order to be written.
 
-    result: StagingResult
+    ``result`` is None where nothing has come of it yet. ``then`` begins what the dialplan need not
+    wait for, once the variables have been written: a caller who left before gets nothing.
+    """
+
+    result: StagingResult | None
     variables: Variables
     route: Route | None = None
     call: CallContext | None = None
     stage_ms: int = 0
+    then: Callable[[], None] = _nothing
 
     def log(self) -> None:
         """One line, once the answer has been written: the caller need not wait for the log."""
+        if self.result is None:
+            return
         call = self.call
         log.info(
             "%s did=%s from=%s route=%s ms=%d call_id=%s unique_id=%s reason=%s",
@@ -76,19 +115,100 @@ def not_understood(switch: Switch, reason: str) -> Answer:
     return Answer(result, build(switch, None, result, stage_ms=0, default=Next.DIAL))
 
 
-async def handle_call(
+async def stage(
     call: CallContext, desk: Desk, channel: Channel, *, accepted: float, deadline: float
 ) -> Answer:
-    """Route, build, stage. ``accepted`` and ``deadline`` are on the running loop's clock.
+    """``/stage``: the id by ``deadline``, which is on the running loop's clock, as ``accepted`` is.
 
     Raises:
         SwitchError: the switch's side failed; there is nobody to answer to.
     """
+
+    async def work(route: Route) -> StagingResult:
+        return await _stage_now(call, route, desk, channel, deadline)
+
+    route, result, stage_ms = await _worked(call, desk, accepted, work)
+    return _answer(call, desk, route, result, stage_ms)
+
+
+async def collect(
+    call: CallContext, desk: Desk, channel: Channel, *, accepted: float, deadline: float
+) -> Answer:
+    """``/collect``: what the ticket stands for, else as ``stage``; the same times and errors."""
+
+    async def work(route: Route) -> StagingResult:
+        ticket = valid_uuid(call.ticket)
+        if ticket is not None:
+            asked = StagingRequest.build(call, route, desk.policy, {})
+            found = await desk.tickets.collect(ticket, asked.marks, deadline)
+            if found is not None:
+                return found
+        return await _stage_now(call, route, desk, channel, deadline)
+
+    route, result, stage_ms = await _worked(call, desk, accepted, work)
+    return _answer(call, desk, route, result, stage_ms)
+
+
+async def prestage(
+    call: CallContext, desk: Desk, channel: Channel, *, accepted: float, deadline: float
+) -> Answer:
+    """``/prestage``: a ticket at once, and a staging that begins; the same errors as ``stage``.
+
+    Where nothing can be begun the ticket is empty, and ``/collect`` says why.
+    """
+
+    async def work(route: Route) -> StagingRequest | StagingResult:
+        if not desk.tickets.has_room:
+            return StagingResult(Outcome.LIMITED, reason="too many calls are prestaged")
+        return await _request(call, route, desk, channel)
+
+    route, begun, stage_ms = await _worked(call, desk, accepted, work)
+    if isinstance(begun, StagingResult):
+        return Answer(begun, build_ticket(call.switch, ""), route, call, stage_ms)
+    ticket = str(uuid.uuid4())
+    then = partial(desk.tickets.begin, ticket, begun)
+    return Answer(None, build_ticket(call.switch, ticket), route, call, stage_ms, then)
+
+
+class Action(Protocol):
+    """``stage``, ``prestage`` or ``collect``."""
+
+    def __call__(
+        self, call: CallContext, desk: Desk, channel: Channel, *, accepted: float, deadline: float
+    ) -> Coroutine[Any, Any, Answer]:
+        """The answer to a call."""
+        ...
+
+
+#: What a dialplan can ask for, by the path of its request; ``ABANDON`` wants no answer.
+ACTIONS: Mapping[str, Action] = {"stage": stage, "prestage": prestage, "collect": collect}
+ABANDON = "abandon"
+
+
+def abandon(ticket: str, desk: Desk) -> Answer:
+    """``/abandon``: the caller left before the ticket was collected."""
+    valid = valid_uuid(ticket)
+    if valid is not None:
+        desk.tickets.abandon(valid)
+    return Answer(None, ())
+
+
+async def _worked(
+    call: CallContext, desk: Desk, accepted: float, work: Callable[[Route], Awaitable[Result]]
+) -> tuple[Route | None, Result | StagingResult, int]:
+    """The call's route, what ``work`` made of it or why it could not, and the milliseconds."""
     clock = asyncio.get_running_loop().time
-    route = None
+    route: Route | None = None
+    result: Result | StagingResult
     try:
         route = desk.routes.find(call)
-        result = await _stage(call, route, desk, channel, deadline)
+        if not call.did:
+            raise BadNumber("the DID is missing: did=")
+        if route is None:
+            named = "route of this name" if call.route else "route for this DID"
+            result = StagingResult(Outcome.NO_ROUTE, reason=f"no {named}")
+        else:
+            result = await work(route)
     except BadNumber as error:
         result = StagingResult(Outcome.BAD_NUMBER, reason=str(error))
     except (SwitchError, asyncio.CancelledError):
@@ -98,20 +218,23 @@ async def handle_call(
     except Exception:
         log.exception("a defect of rounded_pbx; the call goes on without a staging")
         result = StagingResult(Outcome.ERROR, reason="a defect of rounded_pbx: see its log")
-    stage_ms = round((clock() - accepted) * 1000)
+    return route, result, round((clock() - accepted) * 1000)
+
+
+def _answer(
+    call: CallContext, desk: Desk, route: Route | None, result: StagingResult, stage_ms: int
+) -> Answer:
     values = build(call.switch, route, result, stage_ms=stage_ms, default=desk.default_on_failure)
     return Answer(result, values, route, call, stage_ms)
 
 
-async def _stage(
-    call: CallContext, route: Route | None, desk: Desk, channel: Channel, deadline: float
-) -> StagingResult:
-    if not call.did:
-        raise BadNumber("the DID is missing: did=")
-    if route is None:
-        named = "route of this name" if call.route else "route for this DID"
-        return StagingResult(Outcome.NO_ROUTE, reason=f"no {named}")
+async def _request(call: CallContext, route: Route, desk: Desk, channel: Channel) -> StagingRequest:
     names = route.channel_variables()
     values = await channel.get_variables(names) if names else {}
-    request = StagingRequest.build(call, route, desk.policy, values)
-    return await desk.stager.stage(request, deadline)
+    return StagingRequest.build(call, route, desk.policy, values)
+
+
+async def _stage_now(
+    call: CallContext, route: Route, desk: Desk, channel: Channel, deadline: float
+) -> StagingResult:
+    return await desk.stager.stage(await _request(call, route, desk, channel), deadline)

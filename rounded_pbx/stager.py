@@ -8,8 +8,9 @@ having, and the result is INITIATED.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,6 +64,41 @@ class StagingApi(Protocol):
         ...
 
 
+class Errands(Protocol):
+    """What can be done for a call after it was staged, while nobody waits for it."""
+
+    def correlate(self, account: str, call_id: str, metadata: Mapping[str, str]) -> None:
+        """Let the platform know how the switch calls this call."""
+        ...
+
+
+class Attempt:
+    """A staging under way, for whoever may want it sooner; ``deadline`` is on the loop's clock.
+
+    ``call_id`` is known before the result is.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.call_id: str | None = None
+        self._limit: asyncio.Timeout | None = None
+
+    def bring_forward(self, deadline: float) -> None:
+        """Let it end by ``deadline``, if that is sooner."""
+        self.deadline = min(self.deadline, deadline)
+        if self._limit is not None:
+            self._limit.reschedule(self.deadline)
+
+    @contextlib.asynccontextmanager
+    async def limit(self) -> AsyncIterator[None]:
+        """Ends what is inside with TimeoutError at the deadline, wherever that is by then."""
+        try:
+            async with asyncio.timeout_at(self.deadline) as self._limit:
+                yield
+        finally:
+            self._limit = None
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account's client and its breaker."""
@@ -74,9 +110,15 @@ class Account:
 class Stager:
     """Stages calls on several accounts, at most ``max_in_flight`` at a time."""
 
-    def __init__(self, accounts: Mapping[str, Account], max_in_flight: int) -> None:
+    def __init__(
+        self,
+        accounts: Mapping[str, Account],
+        max_in_flight: int,
+        errands: Errands | None = None,
+    ) -> None:
         self._accounts = accounts
         self._max_in_flight = max_in_flight
+        self._errands = errands
         self._in_flight = 0
 
     @property
@@ -84,11 +126,12 @@ class Stager:
         """How many stagings are under way."""
         return self._in_flight
 
-    async def stage(self, request: StagingRequest, deadline: float) -> StagingResult:
+    async def stage(self, request: StagingRequest, deadline: float | Attempt) -> StagingResult:
         """Stage a call; ``deadline`` is on the running loop's clock. Raises only CancelledError."""
+        attempt = deadline if isinstance(deadline, Attempt) else Attempt(deadline)
         if self._in_flight >= self._max_in_flight:
             return StagingResult(Outcome.LIMITED, reason="too many calls in flight")
-        if deadline <= asyncio.get_running_loop().time():  # says nothing of the API
+        if attempt.deadline <= asyncio.get_running_loop().time():  # says nothing of the API
             return StagingResult(Outcome.TIMEOUT, reason="no time left to ask the API")
         account = self._accounts[request.account]
         permit = account.breaker.ask()
@@ -97,21 +140,23 @@ class Stager:
         worked: bool | None = None
         self._in_flight += 1
         try:
-            result, worked = await _stage(account.api, request, deadline, permit)
+            result, worked = await _stage(account.api, request, attempt, permit)
         finally:
             self._in_flight -= 1
             permit.close(worked)
+        if result.call_id and request.metadata and self._errands is not None:
+            self._errands.correlate(request.account, result.call_id, request.metadata)
         return result
 
 
 async def _stage(
-    api: StagingApi, request: StagingRequest, deadline: float, permit: Permit
+    api: StagingApi, request: StagingRequest, attempt: Attempt, permit: Permit
 ) -> tuple[StagingResult, bool | None]:
     """The result, and whether the API is there: an answer that says no is an answer."""
     call_id = None
     try:
-        async with asyncio.timeout_at(deadline):
-            call_id = await _create(api, request, deadline)
+        async with attempt.limit():
+            call_id = attempt.call_id = await _create(api, request, attempt)
             permit.close(worked=True)  # the others need not wait until the agent is ready
             if request.wait is Wait.SYNC:
                 return StagingResult(Outcome.STAGED, call_id), True
@@ -139,14 +184,14 @@ async def _stage(
         return StagingResult(Outcome.INITIATED, call_id, reason), True
 
 
-async def _create(api: StagingApi, request: StagingRequest, deadline: float) -> str:
+async def _create(api: StagingApi, request: StagingRequest, attempt: Attempt) -> str:
     body, sync = request.body(), request.wait is Wait.SYNC
     for delay in RETRY_DELAYS:
         try:
             return await api.stage(body, sync=sync)
         except ApiError as error:
             pause = _pause_before_retry(error, delay)
-            if pause is None or asyncio.get_running_loop().time() + pause >= deadline:
+            if pause is None or asyncio.get_running_loop().time() + pause >= attempt.deadline:
                 raise
         await asyncio.sleep(pause)
     return await api.stage(body, sync=sync)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import blake2b
 
 from .call import CallContext, Direction, Wait, clean
 from .errors import BadNumber
@@ -27,6 +28,10 @@ def valid_uuid(text: object) -> str | None:
 def _header_value(name: str, text: str) -> str:
     room = LONGEST_HEADER - len(f"{name}: ")
     return clean(text).encode()[:room].decode(errors="ignore").rstrip()
+
+
+def _digest(*parts: object) -> str:
+    return blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class Outcome(StrEnum):
@@ -56,7 +61,12 @@ class StagingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingRequest:
-    """The body of ``POST /v1/calls/stage``, with the account and the manner of asking."""
+    """The body of ``POST /v1/calls/stage``, with the account and the manner of asking.
+
+    ``metadata`` is what finds the call in the switch, for ``PATCH``. ``marks`` are digests of what
+    a call that was prestaged must agree in with the one that collects it: the agent, and what the
+    dialplan itself passed.
+    """
 
     account: str
     from_number: str
@@ -66,6 +76,8 @@ class StagingRequest:
     direction: Direction | None = None
     dynamic_variables: Mapping[str, Filled] = field(default_factory=dict)
     custom_headers: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    marks: frozenset[str] = frozenset()
 
     @classmethod
     def build(
@@ -111,10 +123,11 @@ class StagingRequest:
         variables.update({name: clean(value) for name, value in call.dynamic_variables.items()})
         headers = {name: str(fill(value, lookup)) for name, value in route.custom_headers.items()}
         headers.update(call.custom_headers)
+        to_number = route.to_number or did
         return cls(
             account=route.account,
             from_number=from_number,
-            to_number=route.to_number or did,
+            to_number=to_number,
             agent_id=route.agent_id,
             wait=call.wait or route.wait,
             direction=call.direction or route.direction,
@@ -124,6 +137,15 @@ class StagingRequest:
                 for name, text in headers.items()
                 if (value := _header_value(name, text))  # never an empty header
             },
+            metadata=_metadata(call),
+            marks=frozenset(
+                [
+                    _digest(route.account, route.agent_id, to_number),
+                    *(_digest("variable", *each) for each in call.dynamic_variables.items()),
+                    *(_digest("header", *each) for each in call.custom_headers.items()),
+                    *([_digest("direction", call.direction.value)] if call.direction else []),
+                ]
+            ),
         )
 
     def body(self) -> dict[str, object]:
@@ -140,3 +162,13 @@ class StagingRequest:
         if self.custom_headers:
             body["custom_headers"] = self.custom_headers
         return body
+
+
+def _metadata(call: CallContext) -> dict[str, str]:
+    known = {
+        "did": call.did,
+        "pbx_unique_id": call.unique_id,
+        "pbx_linkedid": call.linkedid,
+        "sip_call_id": call.sip_call_id,
+    }
+    return {name: text for name, value in known.items() if (text := clean(value, 256))}

@@ -1,7 +1,8 @@
 """The channel variables: the contract with the dialplan (public; change it only on purpose).
 
-Upper case on Asterisk, the same names in lower case on FreeSWITCH, and always plain: a variable
-that later legs inherit would carry a stale id into a transfer.
+Upper case on Asterisk, the same names in lower case on FreeSWITCH, and plain: a variable that later
+legs inherit would carry a stale id into a transfer. Only the ticket is inherited, so that a queue's
+or a Local channel can collect; it can be had for nothing but the call that it was made for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ REASON = "ROUNDED_REASON"
 ROUTE = "ROUNDED_ROUTE"
 AGENT_ID = "ROUNDED_AGENT_ID"
 STAGE_MS = "ROUNDED_STAGE_MS"
+TICKET = "ROUNDED_TICKET"
 
 _REASON_REFUSED = re.compile(r"[^A-Za-z0-9 .:/_+-]+")
 LONGEST_REASON = 128
@@ -68,3 +70,10 @@ def build(
     if switch is Switch.FREESWITCH:
         return tuple((name.lower(), value) for name, value in values)
     return tuple(values)
+
+
+def build_ticket(switch: Switch, ticket: str) -> Variables:
+    """The one variable that a prestaging sets; an empty ticket where nothing was begun."""
+    if switch is Switch.FREESWITCH:  # a variable stays with its channel there, wherever it goes
+        return ((TICKET.lower(), ticket),)
+    return ((f"__{TICKET}", ticket),)

@@ -25,7 +25,7 @@ from rounded_pbx.config import Api, Config
 from rounded_pbx.config_secrets import Account
 from rounded_pbx.config_types import Address
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
-from rounded_pbx.staging import StagingRequest
+from rounded_pbx.staging import StagingRequest, StagingResult
 
 #: Seconds until a test that hangs has failed.
 PATIENCE = 30.0
@@ -42,6 +42,29 @@ def examples(count: int) -> settings:
     """Settings of hypothesis for a machine of any speed, which leave nothing behind."""
     slow = [HealthCheck.too_slow]
     return settings(max_examples=count, deadline=None, database=None, suppress_health_check=slow)
+
+
+@dataclass
+class FakeTickets:
+    """Notes what is asked of it; ``found`` is what every ticket stands for."""
+
+    has_room: bool = True
+    found: StagingResult | None = None
+    begun: list[tuple[str, StagingRequest]] = field(default_factory=list)
+    collected: list[tuple[str, frozenset[str], float]] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+
+    def begin(self, ticket: str, request: StagingRequest) -> None:
+        self.begun.append((ticket, request))
+
+    async def collect(
+        self, ticket: str, marks: frozenset[str], deadline: float
+    ) -> StagingResult | None:
+        self.collected.append((ticket, marks, deadline))
+        return self.found
+
+    def abandon(self, ticket: str) -> None:
+        self.abandoned.append(ticket)
 
 
 class Clock:

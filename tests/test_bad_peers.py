@@ -25,6 +25,7 @@ from rounded_pbx.servers.fastagi import FastAgiApplication
 from rounded_pbx.servers.listener import Listener, is_allowed
 
 from . import test_fastagi, test_outbound
+from .helpers import FakeTickets
 from .test_esl_protocol import connected
 from .test_fastagi import ROUTE, FakeStager, environment, serving
 from .test_outbound import DID, NOTICES, SET
@@ -248,7 +249,7 @@ async def test_beyond_the_cap_a_connection_is_closed_at_once() -> None:
 
 @pytest.mark.parametrize(("allow", "served"), [("127.0.0.2/32", False), ("127.0.0.1/32", True)])
 async def test_only_allowed_networks_are_served(allow: str, served: bool) -> None:
-    desk = Desk(RouteTable([ROUTE], "FR"), CallerPolicy(), FakeStager(), Next.DIAL)
+    desk = Desk(RouteTable([ROUTE], "FR"), CallerPolicy(), FakeStager(), Next.DIAL, FakeTickets())
     listener = Listener(
         FastAgiApplication(lambda: desk).handler,
         deadline=1,

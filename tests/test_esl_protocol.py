@@ -301,6 +301,8 @@ def test_a_real_channel_is_described(capture: str, full: bool, mode: str) -> Non
         did="",  # never what the caller dialled
         caller=CallerId("+33912345678", "Lab Caller"),
         unique_id=found.id,
+        linkedid=found.id,
+        sip_call_id=found.variable("sip_call_id"),
         channel=found.data["channel-name"],
         context="lab",
     )

@@ -21,6 +21,8 @@ from rounded_pbx.servers.listener import Listener
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
 
+from .helpers import FakeTickets
+
 UUID = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
 ROUTE = Route(
     name="support",
@@ -55,6 +57,7 @@ class FakeStager:
 class Server:
     listener: Listener
     stager: FakeStager
+    tickets: FakeTickets
     address: Address
     clients: list[asyncio.StreamWriter] = field(default_factory=list)
 
@@ -141,7 +144,8 @@ async def serving(
     route: Route = ROUTE, deadline: float = 5.0, max_connections: int = 4000
 ) -> AsyncIterator[Server]:
     stager = FakeStager()
-    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL)
+    tickets = FakeTickets()
+    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL, tickets)
     application = FastAgiApplication(lambda: desk)
     listener = Listener(
         application.handler,
@@ -151,7 +155,7 @@ async def serving(
         longest_line=LONGEST_ENVIRONMENT,
     )
     address = await listener.start(Address("127.0.0.1", 0))
-    server = Server(listener, stager, address)
+    server = Server(listener, stager, tickets, address)
     try:
         yield server
     finally:
@@ -233,7 +237,7 @@ async def test_without_a_did_the_call_is_a_bad_number(server: Server) -> None:
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("stagger?did=1", "no AGI script stagger: expected stage"),
+        ("stagger?did=1", "no AGI script stagger: expected stage prestage collect abandon"),
         ("stage?did=1&did=2", "the input did stands twice"),
     ],
 )

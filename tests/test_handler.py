@@ -11,11 +11,13 @@ import pytest
 
 from rounded_pbx.call import CallContext, CallerId, Switch, clean
 from rounded_pbx.errors import CommandFailed, Hangup, ProtocolError, SwitchError
-from rounded_pbx.handler import Answer, Desk, handle_call, not_understood
+from rounded_pbx.handler import Action, Answer, Desk, not_understood, stage
 from rounded_pbx.numbers import CallerPolicy
 from rounded_pbx.routing import Next, Route, RouteTable
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
+
+from .helpers import FakeTickets
 
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
 CALL_ID = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
@@ -85,6 +87,8 @@ async def answered(
     stager: Stager | None = None,
     channel: Channel | None = None,
     ago: float = 0.0,
+    action: Action = stage,
+    tickets: FakeTickets | None = None,
 ) -> Answer:
     now = asyncio.get_running_loop().time()
     desk = Desk(
@@ -92,10 +96,9 @@ async def answered(
         policy=CallerPolicy(withheld="+33000000000"),
         stager=stager or gives(STAGED),
         default_on_failure=Next.FALLBACK,
+        tickets=tickets or FakeTickets(),
     )
-    return await handle_call(
-        call, desk, channel or Channel(), accepted=now - ago, deadline=DEADLINE
-    )
+    return await action(call, desk, channel or Channel(), accepted=now - ago, deadline=DEADLINE)
 
 
 @pytest.fixture
@@ -180,6 +183,7 @@ async def test_a_defect_of_ours_does_not_lose_the_call(
     error: Exception, log: pytest.LogCaptureFixture
 ) -> None:
     answer = await answered(stager=breaks(error))
+    assert answer.result is not None
     assert answer.result.outcome is Outcome.ERROR
     told = dict(answer.variables)
     assert (told["ROUNDED_STATUS"], told["ROUNDED_CALL_ID"]) == ("ERROR", "")
@@ -263,6 +267,7 @@ async def test_a_request_that_cannot_be_read_leaves_the_presets_and_says_why(
     log: pytest.LogCaptureFixture,
 ) -> None:
     answer = not_understood(Switch.ASTERISK, "AGI environment: agi_callerid stands twice")
+    assert answer.result is not None
     assert answer.result.outcome is Outcome.ERROR
     assert answer.variables == (
         ("ROUNDED_REASON", "AGI environment: agi_callerid stands twice"),

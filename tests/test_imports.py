@@ -24,7 +24,7 @@ SOURCES = {
 PURE = {"call", "errors", "numbers", "routing", "staging", "templates", "variables"}
 PURE_LIBRARIES = {
     *["__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "math", "re"],
-    *["string", "typing", "phonenumbers"],
+    *["hashlib", "string", "typing", "phonenumbers"],
 }
 PURE_NAMES = ("urllib.parse", "rounded_pbx.")
 # A library, and the only modules (or packages) of ours that may know it.
@@ -34,6 +34,7 @@ ONLY_IN = {
     "panoramisk": ["servers.fastagi", "control.asterisk"],
     "greenswitch": ["control.freeswitch"],
     "gevent": ["control.freeswitch"],
+    "redis": ["prestage_redis"],
 }
 # A module (or package) of ours, and all that it may know of the others.
 SEES_ONLY = {

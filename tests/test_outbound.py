@@ -25,7 +25,7 @@ from rounded_pbx.servers.presence import Presence
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
 
-from .helpers import eventually
+from .helpers import FakeTickets, eventually
 from .test_esl_protocol import connected, pieces
 from .test_fastagi import ROUTE, UUID, FakeStager
 
@@ -96,6 +96,7 @@ class FreeSwitch:
 class Server:
     listener: Listener
     stager: TimedStager
+    tickets: FakeTickets
     address: Address
     clients: list[asyncio.StreamWriter] = field(default_factory=list)
 
@@ -141,7 +142,8 @@ async def serving(
     allow: Sequence[Network] = LOOPBACK,
 ) -> AsyncIterator[Server]:
     stager = TimedStager()
-    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL)
+    tickets = FakeTickets()
+    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL, tickets)
     listener = Listener(
         OutboundServer(lambda: desk).handler,
         deadline=deadline,
@@ -150,7 +152,7 @@ async def serving(
         longest_line=LONGEST_BLOCK,
     )
     address = await listener.start(Address("127.0.0.1", 0))
-    server = Server(listener, stager, address)
+    server = Server(listener, stager, tickets, address)
     try:
         yield server
     finally:
@@ -270,8 +272,14 @@ async def test_without_full_nothing_is_staged(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"variable_socket_path": "stagger"}, "no path stagger after the port: expected stage"),
-        ({"variable_socket_path": None}, "no path after the port: expected stage"),
+        (
+            {"variable_socket_path": "stagger"},
+            "no path stagger after the port: expected stage prestage collect abandon",
+        ),
+        (
+            {"variable_socket_path": None},
+            "no path after the port: expected stage prestage collect abandon",
+        ),
         (
             {"variable_rounded_in_did": b"%2B336%0A12345678"},
             "rounded_in_did holds a control character",

@@ -17,22 +17,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from panoramisk.fast_agi import Application, Request
 
-from ..call import CallContext, Switch
+from ..call import Switch
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
-from ..handler import Answer, Desk, handle_call, not_understood
+from ..handler import ABANDON, ACTIONS, Action, Answer, Desk, abandon, not_understood
 from ..protocol import agi
 from .listener import REPLY_TIME, defect, warn_of_ignored
 from .presence import Presence
 
 log = logging.getLogger(__name__)
-
-#: Answers a call by a deadline on the loop's clock; the channel is the session it came in.
-Action = Callable[["Session", CallContext, float, float], Coroutine[Any, Any, Answer]]
 
 
 class Session(Request):  # type: ignore[misc]  # panoramisk has no types
@@ -153,7 +149,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
 
 
 class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has no types
-    """What the FastAGI listener serves: ``agi://…/stage``.
+    """What the FastAGI listener serves: ``agi://…/stage`` and the other actions.
 
     Args:
         desk: gives what calls are handled with; asked once a call, so that it can be changed.
@@ -162,7 +158,8 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
     def __init__(self, desk: Callable[[], Desk]) -> None:
         super().__init__(loop=asyncio.get_running_loop())
         self._desk = desk
-        self.add_route("stage", self._stage)
+        for path, action in ACTIONS.items():
+            self.add_route(path, action)
 
     def add_route(self, path: str, endpoint: Action) -> None:
         """Serve ``agi://…/path``."""
@@ -203,7 +200,9 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
                 except Exception:
                     answer = not_understood(Switch.ASTERISK, defect())
             try:
-                await session.set_variables(answer.variables)
+                if answer.variables:  # else Asterisk goes on when we close
+                    await session.set_variables(answer.variables)
+                answer.then()
             finally:
                 answer.log()
         finally:
@@ -213,8 +212,8 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         """What to tell the dialplan."""
         environment = session.environment
         action: Action | None = self._route.get(environment.path)
-        if action is None:
-            known = ", ".join(self._route)
+        if action is None and environment.path != ABANDON:
+            known = ", ".join([*self._route, ABANDON])
             return not_understood(
                 Switch.ASTERISK, f"no AGI script {environment.path}: expected {known}"
             )
@@ -223,13 +222,11 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         except ProtocolError as error:
             return not_understood(Switch.ASTERISK, str(error))
         warn_of_ignored(arguments)
+        if action is None:  # nothing is challenged: a ticket that a caller forges is nobody's
+            return abandon(arguments.values.get("ticket", ""), self._desk())
         session.challenge()
         if not environment.query:  # arguments that a caller could have forged: make sure first
             await session.challenge_met()
         call = agi.to_call(environment, arguments)
-        return await session.presence.during(action(session, call, accepted, deadline))
-
-    async def _stage(
-        self, session: Session, call: CallContext, accepted: float, deadline: float
-    ) -> Answer:
-        return await handle_call(call, self._desk(), session, accepted=accepted, deadline=deadline)
+        work = action(call, self._desk(), session, accepted=accepted, deadline=deadline)
+        return await session.presence.during(work)

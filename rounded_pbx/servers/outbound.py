@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 
 from ..call import Switch, mask_numbers
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
-from ..handler import Answer, Desk, handle_call, not_understood
+from ..handler import ABANDON, ACTIONS, Answer, Desk, abandon, not_understood
 from ..protocol import esl
-from ..protocol.dialplan import Inputs
 from .listener import REPLY_TIME, defect, warn_of_ignored
 from .presence import Presence
 
@@ -106,7 +105,6 @@ class OutboundServer:
 
     def __init__(self, desk: Callable[[], Desk]) -> None:
         self._desk = desk
-        self._actions = {"stage": self._stage}
 
     async def handler(
         self,
@@ -139,10 +137,15 @@ class OutboundServer:
             except Exception:
                 answer = not_understood(Switch.FREESWITCH, defect())
             try:
+                if not answer.variables:
+                    session.send(esl.EXIT)
+                    await reading
+                    return
                 command = esl.set_variables(channel.id, answer.variables)
                 reply = await session.send(command, esl.EXIT)[0]
                 if not reply.ok:
                     raise CommandFailed(f"uuid_setvar_multi: {mask_numbers(reply.reply[:80])}")
+                answer.then()
             finally:
                 answer.log()
             await reading
@@ -153,9 +156,9 @@ class OutboundServer:
         self, session: Session, channel: esl.Channel, accepted: float, deadline: float
     ) -> Answer:
         """What to tell the dialplan."""
-        action = self._actions.get(channel.path)
-        if action is None:
-            known = ", ".join(self._actions)
+        action = ACTIONS.get(channel.path)
+        if action is None and channel.path != ABANDON:
+            known = ", ".join([*ACTIONS, ABANDON])
             return not_understood(
                 Switch.FREESWITCH, f"no path {channel.path} after the port: expected {known}"
             )
@@ -164,15 +167,13 @@ class OutboundServer:
         except ProtocolError as error:
             return not_understood(Switch.FREESWITCH, str(error))
         warn_of_ignored(inputs)
-        return await session.presence.during(action(channel, inputs, accepted, deadline))
-
-    async def _stage(
-        self, channel: esl.Channel, inputs: Inputs, accepted: float, deadline: float
-    ) -> Answer:
-        return await handle_call(
+        if action is None:
+            return abandon(inputs.values.get("ticket", ""), self._desk())
+        work = action(
             esl.to_call(channel, inputs),
             self._desk(),
             _Channel(channel),
             accepted=accepted,
             deadline=deadline,
         )
+        return await session.presence.during(work)
