@@ -37,6 +37,7 @@ def desk_of(config: Config, accounts: Accounts) -> Desk:
         policy=config.numbers.policy,
         stager=Stager(accounts.by_name, config.calls.max_in_flight),
         default_on_failure=config.calls.default_on_failure,
+        accounts=config.account_table(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from .call import CallContext, Switch, clean, mask, mask_numbers
@@ -13,6 +13,7 @@ from .errors import BadNumber, SwitchError
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable
 from .staging import Outcome, StagingRequest, StagingResult
+from .tenants import AccountTable
 from .variables import Variables, build
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Desk:
     policy: CallerPolicy
     stager: Stages
     default_on_failure: Next
+    accounts: AccountTable = field(default_factory=AccountTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +115,6 @@ async def _stage(
         return StagingResult(Outcome.NO_ROUTE, reason=f"no {named}")
     names = route.channel_variables()
     values = await channel.get_variables(names) if names else {}
-    request = StagingRequest.build(call, route, desk.policy, values)
+    account = desk.accounts.choose(route, call)
+    request = StagingRequest.build(call, route, account, desk.policy, values)
     return await desk.stager.stage(request, deadline)

@@ -26,6 +26,7 @@ from .errors import (
     ApiUnauthorized,
     ApiUnreachable,
 )
+from .limits import Limits
 from .staging import Outcome, StagingRequest, StagingResult
 
 log = logging.getLogger(__name__)
@@ -65,14 +66,15 @@ class StagingApi(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account's client and its breaker."""
+    """An account's client, its breaker, and what it may stage."""
 
     api: StagingApi
     breaker: Breaker = field(default_factory=Breaker)
+    limits: Limits = field(default_factory=Limits)
 
 
 class Stager:
-    """Stages calls on several accounts, at most ``max_in_flight`` at a time."""
+    """Stages calls on several accounts, at most ``max_in_flight`` at a time in all."""
 
     def __init__(self, accounts: Mapping[str, Account], max_in_flight: int) -> None:
         self._accounts = accounts
@@ -91,15 +93,19 @@ class Stager:
         if deadline <= asyncio.get_running_loop().time():  # says nothing of the API
             return StagingResult(Outcome.TIMEOUT, reason="no time left to ask the API")
         account = self._accounts[request.account]
+        if refusal := account.limits.refusal:
+            return StagingResult(Outcome.LIMITED, reason=f"account {request.account}: {refusal}")
         permit = account.breaker.ask()
         if permit is None:
             return StagingResult(Outcome.UNAVAILABLE, reason="API out: circuit breaker open")
         worked: bool | None = None
         self._in_flight += 1
+        account.limits.enter()
         try:
             result, worked = await _stage(account.api, request, deadline, permit)
         finally:
             self._in_flight -= 1
+            account.limits.leave()
             permit.close(worked)
         return result
 

@@ -72,10 +72,11 @@ class StagingRequest:
         cls,
         call: CallContext,
         route: Route,
+        account: str,
         policy: CallerPolicy,
         channel_variables: Mapping[str, str],
     ) -> StagingRequest:
-        """The request for ``call`` on ``route``.
+        """The request for ``call`` on ``route``, to be staged by ``account``.
 
         ``channel_variables`` holds what the switch knows of ``route.channel_variables()``; what is
         missing there is empty text, so that a variable that an agent's prompt names is always sent.
@@ -112,7 +113,7 @@ class StagingRequest:
         headers = {name: str(fill(value, lookup)) for name, value in route.custom_headers.items()}
         headers.update(call.custom_headers)
         return cls(
-            account=route.account,
+            account=account,
             from_number=from_number,
             to_number=route.to_number or did,
             agent_id=route.agent_id,

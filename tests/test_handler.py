@@ -16,6 +16,7 @@ from rounded_pbx.numbers import CallerPolicy
 from rounded_pbx.routing import Next, Route, RouteTable
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
+from rounded_pbx.tenants import AccountTable, Selectors
 
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
 CALL_ID = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
@@ -92,6 +93,7 @@ async def answered(
         policy=CallerPolicy(withheld="+33000000000"),
         stager=stager or gives(STAGED),
         default_on_failure=Next.FALLBACK,
+        accounts=AccountTable({"acme": Selectors(account_codes=("4711",))}),
     )
     return await handle_call(
         call, desk, channel or Channel(), accepted=now - ago, deadline=DEADLINE
@@ -122,6 +124,13 @@ async def test_the_switch_is_asked_once_for_what_the_templates_name() -> None:
     await answered(replace(CALL, route="templates"), stager, channel)
     assert channel.asked == [("ACCOUNT", "TENANT")]
     assert stager.asked[0][0].dynamic_variables == {"a": "a  b "}
+
+
+@pytest.mark.parametrize(("code", "account"), [("4711", "acme"), ("", "default"), ("1", "default")])
+async def test_the_account_that_the_call_leads_to_stages_it(code: str, account: str) -> None:
+    stager = gives(STAGED)
+    await answered(replace(CALL, account_code=code), stager)
+    assert stager.asked[0][0].account == account
 
 
 async def test_the_time_since_accept_is_told_in_milliseconds() -> None:

@@ -20,7 +20,7 @@ CHANNEL_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: in Asterisk's MSet (inside quotes) and in FreeSWITCH's uuid_setvar_multi.
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9 .:/_+,@*#-]*")
 
-_KEYS = frozenset(["did", "from", "name", "pres", "context", "route"])
+_KEYS = frozenset(["did", "from", "name", "pres", "context", "route", "accountcode", "domain"])
 _CHOICES: Mapping[str, type[StrEnum]] = {"direction": Direction, "wait": Wait}
 
 

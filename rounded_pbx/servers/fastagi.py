@@ -232,4 +232,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
     async def _stage(
         self, session: Session, call: CallContext, accepted: float, deadline: float
     ) -> Answer:
-        return await handle_call(call, self._desk(), session, accepted=accepted, deadline=deadline)
+        desk = self._desk()
+        if desk.accounts.asks_the_call:  # of what a caller could have forged: make sure first
+            await session.challenge_met()
+        return await handle_call(call, desk, session, accepted=accepted, deadline=deadline)
