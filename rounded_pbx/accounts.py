@@ -12,6 +12,7 @@ from .breaker import Breaker
 from .call import clean
 from .config import Api, Config
 from .errors import ApiError, ApiLimited, ApiRejected, ApiUnauthorized
+from .limits import Limits
 from .stager import Account
 from .threads import Unwaited
 
@@ -38,13 +39,21 @@ def client_of(api: Api, key: str) -> RoundedClient:
     )
 
 
+def _limits_of(config: Config, name: str) -> Limits:
+    account = config.accounts[name]
+    return Limits(max_in_flight=account.max_in_flight, rate=account.rate)
+
+
 class Accounts:
     """Every account of a configuration; an asynchronous context manager that closes them all."""
 
     def __init__(self, config: Config, keys: Mapping[str, str]) -> None:
         api = config.api
         self.clients = {name: client_of(api, key) for name, key in keys.items()}
-        self.by_name = {name: Account(client) for name, client in self.clients.items()}
+        self.by_name = {
+            name: Account(client, limits=_limits_of(config, name))
+            for name, client in self.clients.items()
+        }
         self._warm = api.warm
         self._interval = api.probe_interval
         self._stack = AsyncExitStack()

@@ -77,9 +77,11 @@ class CallContext:
     """One call at the moment when its dialplan asks for a staging.
 
     ``did`` is the number that was dialled. ``route`` and ``wait`` are the dialplan's own choice
-    and None where it made none. ``dynamic_variables`` and ``custom_headers`` are what the dialplan
-    passed beside the configuration. ``linkedid`` is what the legs of the call have in common, and
-    ``ticket`` what the dialplan holds of a staging that was begun before.
+    and None where it made none. ``account_code``, ``domain`` and ``context`` may choose the account
+    that stages it: they are what the dialplan or the switch's configuration says, never a header.
+    ``dynamic_variables`` and ``custom_headers`` are what the dialplan passed beside ours;
+    ``linkedid`` is what the legs of the call have in common, and ``ticket`` what the dialplan holds
+    of a staging that was begun before.
     """
 
     switch: Switch
@@ -92,6 +94,7 @@ class CallContext:
     channel: str = ""
     context: str = ""
     account_code: str = ""
+    domain: str = ""
     route: str | None = None
     direction: Direction | None = None
     wait: Wait | None = None

@@ -58,6 +58,9 @@ ChannelOption = Annotated[
     list[str] | None,
     typer.Option("--channel", metavar="NAME=VALUE", help="A channel variable, for templates."),
 ]
+ContextOption = Annotated[str, typer.Option("--context", help="The dialplan's context.")]
+DomainOption = Annotated[str, typer.Option("--domain", help="The call's domain.")]
+CodeOption = Annotated[str, typer.Option("--account-code", help="The channel's account code.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -138,23 +141,29 @@ def check(config: ConfigOption = None) -> None:
     """Check the configuration: every mistake with its line, exit status 2."""
     from rich.table import Table
 
+    from . import cli_accounts
     from .config import read_keys
+    from .tenants import DEFAULT
 
     path, settings = _load(config)
     _, unknown = read_keys(path, settings)
     table = Table(box=None)
     for column in ("route", "DIDs", "agent", "account", "on failure", "fallback"):
         table.add_column(column, overflow="fold")
+    accounts = settings.account_table()
     for route in settings.route_table():
         table.add_row(
             route.name,
             "\n".join(route.dids) or "by name only",
             route.agent_id,
-            route.account,
+            route.account or ("by the call" if accounts.asks_the_call else DEFAULT),
             route.on_failure.value,
             "\n".join(_fallbacks(route)) or "-",
         )
     out.print(table)
+    if (second := cli_accounts.table(settings)) is not None:
+        out.print()
+        out.print(second)
     for note in unknown:
         out.print(f"[yellow]not checked:[/] {escape(note.text)}", soft_wrap=True)
     out.print(f"[green]{escape(str(path))}: no mistakes[/]", soft_wrap=True)
@@ -171,18 +180,22 @@ def route(
     name: NameOption = "",
     route_name: RouteOption = None,
     channel: ChannelOption = None,
+    context: ContextOption = "",
+    domain: DomainOption = "",
+    account_code: CodeOption = "",
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Show which route a call takes, and the exact request; nothing is sent."""
     _, settings = _load(config)
-    call = _call(did, caller, name, route_name)
-    found, request, problem = _request(settings, call, _pairs(channel))
+    call = _call(did, caller, name, route_name, context, domain, account_code)
+    found = settings.route_table().find(call)
+    account, request, problem = _request(settings, call, found, _pairs(channel))
     if as_json:
         print_json(
             {
                 "route": found.name if found else None,
-                "account": found.account if found else None,
+                "account": account,
                 "request": request.body() if request else None,
                 "problem": problem,
             }
@@ -193,7 +206,7 @@ def route(
     else:
         failure = ", ".join([found.on_failure.value, *_fallbacks(found)])
         out.print(f"[bold]route[/]       {found.name}")
-        out.print(f"[bold]account[/]     {found.account}")
+        out.print(f"[bold]account[/]     {account}")
         out.print(f"[bold]on failure[/]  {failure}", soft_wrap=True)
         if request is None:
             out.print(f"[red]BAD_NUMBER[/]  {escape(problem)}", soft_wrap=True)
@@ -211,13 +224,16 @@ def stage(
     name: NameOption = "",
     route_name: RouteOption = None,
     channel: ChannelOption = None,
+    context: ContextOption = "",
+    domain: DomainOption = "",
+    account_code: CodeOption = "",
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Stage one call from the shell, as the dialplan would."""
     path, settings = _load(config)
     keys = _keys(path, settings)
-    call = _call(did, caller, name, route_name)
+    call = _call(did, caller, name, route_name, context, domain, account_code)
     with _saying_why():
         answer = asyncio.run(_stage(settings, keys, call, _pairs(channel)))
     if as_json:
@@ -443,26 +459,40 @@ async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
         await until_stopped()
 
 
-def _call(did: str, caller: str, name: str, route_name: str | None) -> CallContext:
+def _call(
+    did: str,
+    caller: str,
+    name: str,
+    route_name: str | None,
+    context: str,
+    domain: str,
+    account_code: str,
+) -> CallContext:
     from .call import CallContext, CallerId, Switch
 
     return CallContext(
-        switch=Switch.ASTERISK, did=did, caller=CallerId(caller, name), route=route_name
+        switch=Switch.ASTERISK,
+        did=did,
+        caller=CallerId(caller, name),
+        context=context,
+        account_code=account_code,
+        domain=domain,
+        route=route_name,
     )
 
 
 def _request(
-    settings: Config, call: CallContext, channel: Mapping[str, str]
-) -> tuple[Route | None, StagingRequest | None, str]:
+    settings: Config, call: CallContext, route: Route | None, channel: Mapping[str, str]
+) -> tuple[str | None, StagingRequest | None, str]:
     from .staging import StagingRequest
 
-    found = settings.route_table().find(call)
-    if found is None:
+    if route is None:
         return None, None, "no route"
+    account, policy = settings.account_table().choose(route, call), settings.numbers.policy
     try:
-        return found, StagingRequest.build(call, found, settings.numbers.policy, channel), ""
+        return account, StagingRequest.build(call, route, account, policy, channel), ""
     except BadNumber as error:
-        return found, None, str(error)
+        return account, None, str(error)
 
 
 def _pairs(given: list[str] | None) -> dict[str, str]:

@@ -43,11 +43,13 @@ from .config_types import (
     VariableName,
     VariableValue,
     WholeNumber,
+    as_list,
     matching,
 )
 from .errors import ConfigError, Problem
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable, number_forms
+from .tenants import AccountTable
 from .yamlfile import YamlFile
 
 DEFAULT_PATH = Path("/etc/rounded_pbx/config.yml")
@@ -139,10 +141,6 @@ class Numbers(Section):
         return CallerPolicy(self.withheld, self.malformed or self.withheld)
 
 
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
 class Fallback(Section):
     """Where a call goes that the agent does not take, in each switch's own notation."""
 
@@ -154,9 +152,9 @@ class RouteSection(Section):
     """A route as it is written; ``to_route`` fills in what ``calls`` and ``numbers`` say."""
 
     name: Name
-    did: Annotated[tuple[Did, ...], BeforeValidator(_as_list)] = ()
+    did: Annotated[tuple[Did, ...], BeforeValidator(as_list)] = ()
     agent_id: Uuid
-    account: Name = "default"
+    account: Name | None = None
     country: Country | None = None
     to_number: Number | None = None
     direction: Direction | None = None
@@ -199,7 +197,7 @@ class Trunk(Section):
 
     name: Name = "rounded"
     host: Annotated[str, matching(HOST_AND_PORT, "a host name or IPv4 address, or host:port")]
-    match: Annotated[tuple[Matched, ...], BeforeValidator(_as_list)] = ()
+    match: Annotated[tuple[Matched, ...], BeforeValidator(as_list)] = ()
     transport: Name = "transport-udp"
     auth: bool = False
     ring: WholeNumber = Field(default=DEFAULT_RING, ge=1, le=300)
@@ -312,6 +310,10 @@ class Config(Section):
         """The routes, ready to be asked."""
         routes = (route.to_route(self.calls, self.numbers) for route in self.routes)
         return RouteTable(routes, self.numbers.country)
+
+    def account_table(self) -> AccountTable:
+        """What leads calls to the accounts, ready to be asked."""
+        return AccountTable({name: account.selectors for name, account in self.accounts.items()})
 
 
 def config_path(given: Path | None) -> Path:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pydantic
 
-from .config_types import DID, as_text
+from .config_types import DID, as_list, as_text
 from .numbers import E164
 from .routing import number_forms
+from .tenants import DEFAULT
 from .yamlfile import Loc
 
 # What pydantic calls its findings, and what is to be said of them.
@@ -35,6 +36,8 @@ _KINDS = {
 _KEYS_STAND_IN = {"accounts", "ami", "esl"}
 _LONGEST_VALUE = 60
 
+_SELECTORS = {"account_codes": "account code", "domains": "domain", "contexts": "context"}
+
 
 def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
     """What one part of a configuration says of another, as far as its shape lets it be seen."""
@@ -42,6 +45,7 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
         return
     numbers, calls = _section(data, "numbers"), _section(data, "calls")
     accounts = data.get("accounts")
+    yield from _selector_checks(accounts)
     routes = data.get("routes")
     routes = routes if isinstance(routes, list) else []
     names: dict[str, int] = {}
@@ -53,17 +57,17 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
         name = str(route.get("name"))
         if "name" in route and names.setdefault(name, index) != index:
             yield (*here, "name"), f"a second route is named {name}"
-        account = route.get("account", "default")
+        account = route.get("account")
+        missing = DEFAULT if account is None else account
         known = [str(each) for each in accounts] if isinstance(accounts, dict) else []
         if (
             isinstance(accounts, dict)
-            and isinstance(account, str | int)
-            and str(account) not in known
+            and isinstance(missing, str | int)
+            and str(missing) not in known
         ):
-            yield (
-                (*here, "account"),
-                f"account {account} is not in accounts: {', '.join(known) or 'none'}",
-            )
+            text = f"account {missing} is not in accounts: {', '.join(known) or 'none'}"
+            hint = "; expected it for calls that lead to no other, or an account of this route"
+            yield (*here, "account"), text + (hint if account is None else "")
         on_failure = route.get("on_failure") or calls.get("default_on_failure")
         fallback = route.get("fallback")
         some = any(fallback.values()) if isinstance(fallback, dict) else bool(fallback)
@@ -89,6 +93,24 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
             ):
                 text = f"{did} is no number in E.164; expected a to_number beside it"
                 yield loc, text + ("" if country else ", or a country in numbers")
+
+
+def _selector_checks(accounts: object) -> Iterator[tuple[Loc, str]]:
+    """What leads to two accounts; a key may stand in its place, so it is not repeated."""
+    taken: dict[tuple[str, str], str] = {}
+    for name, account in accounts.items() if isinstance(accounts, dict) else ():
+        for option, what in _SELECTORS.items() if isinstance(account, dict) else ():
+            given = account.get(option)
+            for index, value in enumerate(as_list(given)):
+                text = as_text(value)
+                if not isinstance(text, str):
+                    continue
+                key = (option, text.lower() if option == "domains" else text)
+                if taken.setdefault(key, str(name)) != str(name):
+                    loc: Loc = ("accounts", str(name), option)
+                    loc = (*loc, index) if isinstance(given, list) else loc
+                    where = ".".join(map(str, loc))
+                    yield loc, f"{where}: this {what} already leads to the account {taken[key]}"
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the configuration's secrets come from: they never stand in it."""
+"""The sections that need a secret, and where it comes from: it never stands in them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import pydantic
-from pydantic import SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 
-from .config_types import NAME, Address, Name, PlainAddress, Section, matching
+from .config_types import (
+    NAME,
+    AccountCode,
+    Address,
+    Context,
+    Domain,
+    Name,
+    PerSecond,
+    PlainAddress,
+    Section,
+    WholeNumber,
+    as_list,
+    matching,
+)
+from .tenants import Selectors
 
 _EnvironmentName = Annotated[
     str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
@@ -26,19 +40,33 @@ class KeyUnknownHere(ValueError):
 
 
 class Account(Section):
-    """Where an API key comes from: exactly one of a file, the environment, a credential.
+    """Where an API key comes from, which calls it is for, and how much it may stage.
 
-    ``credential`` is the name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``.
+    The key comes from exactly one of a file, the environment, a credential: ``credential`` is the
+    name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``. ``rate`` is in stagings a
+    second, on average.
     """
 
     key_file: Path | None = None
     key_env: _EnvironmentName | None = None
     credential: _CredentialName | None = None
+    account_codes: Annotated[tuple[AccountCode, ...], BeforeValidator(as_list)] = ()
+    domains: Annotated[tuple[Domain, ...], BeforeValidator(as_list)] = ()
+    contexts: Annotated[tuple[Context, ...], BeforeValidator(as_list)] = ()
+    max_in_flight: WholeNumber | None = Field(default=None, ge=1, le=100_000)
+    rate: PerSecond | None = Field(default=None, ge=0.01, le=10_000)
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> Self:
         _exactly_one(self, "key_file", "key_env", "credential")
         return self
+
+    @property
+    def selectors(self) -> Selectors:
+        """What of a call leads to it."""
+        return Selectors(
+            account_codes=self.account_codes, domains=self.domains, contexts=self.contexts
+        )
 
     def read_key(self) -> SecretStr:
         """The key.

@@ -36,6 +36,11 @@ def as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def as_list(value: object) -> list[object]:
+    """One value is a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 def matching(
     pattern: re.Pattern[str] | str, expected: str, *, secret: bool = False
 ) -> AfterValidator:
@@ -121,6 +126,7 @@ def _network(value: object) -> Network:
 Text = Annotated[str, BeforeValidator(as_text)]
 WholeNumber = Annotated[int, BeforeValidator(_no_boolean)]
 Seconds = Annotated[float, BeforeValidator(_no_boolean)]
+PerSecond = Annotated[float, BeforeValidator(_no_boolean)]
 Number = Annotated[Text, matching(E164, "a number in E.164, such as +33000000000")]
 Country = Annotated[str, AfterValidator(_country)]
 Name = Annotated[Text, matching(NAME, "a name of at most 64 of A-Z a-z 0-9 _ . -")]
@@ -129,6 +135,19 @@ Extension = Annotated[Text, matching(r"[0-9+*#]{1,40}", "an extension, such as 6
 Matched = Annotated[
     Text,
     matching(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,253}(?:/[0-9]{1,3})?", "an address, network or name"),
+]
+# These stand among keys, so a message never repeats them.
+AccountCode = Annotated[
+    Text,
+    matching(r"[!-~]{1,80}", "an account code of at most 80 visible characters", secret=True),
+]
+Domain = Annotated[
+    Text,
+    matching(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?", "a domain", secret=True),
+    AfterValidator(str.lower),
+]
+Context = Annotated[
+    Text, matching(r"[A-Za-z0-9_.+*#@-]{1,80}", "the name of a context", secret=True)
 ]
 Uuid = Annotated[str, AfterValidator(_uuid)]
 PlainAddress = Annotated[Address, PlainValidator(parse_address)]

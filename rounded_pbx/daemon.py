@@ -65,6 +65,7 @@ async def at_the_desk(config: Config, accounts: Accounts) -> AsyncIterator[Desk]
             stager=stager,
             default_on_failure=config.calls.default_on_failure,
             tickets=tickets,
+            accounts=config.account_table(),
         )
     finally:
         await tickets.aclose(DRAIN_MARGIN)

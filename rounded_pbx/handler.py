@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from .errors import BadNumber, SwitchError
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable
 from .staging import Outcome, StagingRequest, StagingResult, valid_uuid
+from .tenants import AccountTable
 from .variables import Variables, build, build_ticket
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Desk:
     stager: Stages
     default_on_failure: Next
     tickets: Tickets
+    accounts: AccountTable = field(default_factory=AccountTable)
 
 
 def _nothing() -> None:
@@ -139,7 +141,7 @@ async def collect(
     async def work(route: Route) -> StagingResult:
         ticket = valid_uuid(call.ticket)
         if ticket is not None:
-            asked = StagingRequest.build(call, route, desk.policy, {})
+            asked = _built(call, route, desk, {})
             found = await desk.tickets.collect(ticket, asked.marks, deadline)
             if found is not None:
                 return found
@@ -231,7 +233,14 @@ def _answer(
 async def _request(call: CallContext, route: Route, desk: Desk, channel: Channel) -> StagingRequest:
     names = route.channel_variables()
     values = await channel.get_variables(names) if names else {}
-    return StagingRequest.build(call, route, desk.policy, values)
+    return _built(call, route, desk, values)
+
+
+def _built(
+    call: CallContext, route: Route, desk: Desk, values: Mapping[str, str]
+) -> StagingRequest:
+    account = desk.accounts.choose(route, call)
+    return StagingRequest.build(call, route, account, desk.policy, values)
 
 
 async def _stage_now(

@@ -26,15 +26,15 @@ class Route:
     """A route of the configuration, every default filled in.
 
     ``dids`` are exact numbers, each as it is written and as E.164 if it can be, prefixes that end
-    in ``*``, or nothing for a route that a dialplan reaches by its name only. ``direction`` and
-    ``custom_headers`` are sent only where they are set: one published version of the API's
-    reference lacks them.
+    in ``*``, or nothing for a route that a dialplan reaches by its name only. ``account`` is None
+    where the call itself decides. ``direction`` and ``custom_headers`` are sent only where they are
+    set: one published version of the API's reference lacks them.
     """
 
     name: str
     agent_id: str
     dids: tuple[str, ...] = ()
-    account: str = "default"
+    account: str | None = None
     country: str | None = None
     home: str | None = None
     to_number: str | None = None

@@ -27,6 +27,7 @@ from .errors import (
     ApiUnauthorized,
     ApiUnreachable,
 )
+from .limits import Limits
 from .staging import Outcome, StagingRequest, StagingResult
 
 log = logging.getLogger(__name__)
@@ -101,14 +102,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account's client and its breaker."""
+    """An account's client, its breaker, and what it may stage."""
 
     api: StagingApi
     breaker: Breaker = field(default_factory=Breaker)
+    limits: Limits = field(default_factory=Limits)
 
 
 class Stager:
-    """Stages calls on several accounts, at most ``max_in_flight`` at a time."""
+    """Stages calls on several accounts, at most ``max_in_flight`` at a time in all."""
 
     def __init__(
         self,
@@ -134,15 +136,19 @@ class Stager:
         if attempt.deadline <= asyncio.get_running_loop().time():  # says nothing of the API
             return StagingResult(Outcome.TIMEOUT, reason="no time left to ask the API")
         account = self._accounts[request.account]
+        if refusal := account.limits.refusal:
+            return StagingResult(Outcome.LIMITED, reason=f"account {request.account}: {refusal}")
         permit = account.breaker.ask()
         if permit is None:
             return StagingResult(Outcome.UNAVAILABLE, reason="API out: circuit breaker open")
         worked: bool | None = None
         self._in_flight += 1
+        account.limits.enter()
         try:
             result, worked = await _stage(account.api, request, attempt, permit)
         finally:
             self._in_flight -= 1
+            account.limits.leave()
             permit.close(worked)
         if result.call_id and request.metadata and self._errands is not None:
             self._errands.correlate(request.account, result.call_id, request.metadata)

@@ -84,10 +84,11 @@ class StagingRequest:
         cls,
         call: CallContext,
         route: Route,
+        account: str,
         policy: CallerPolicy,
         channel_variables: Mapping[str, str],
     ) -> StagingRequest:
-        """The request for ``call`` on ``route``.
+        """The request for ``call`` on ``route``, to be staged by ``account``.
 
         ``channel_variables`` holds what the switch knows of ``route.channel_variables()``; what is
         missing there is empty text, so that a variable that an agent's prompt names is always sent.
@@ -125,7 +126,7 @@ class StagingRequest:
         headers.update(call.custom_headers)
         to_number = route.to_number or did
         return cls(
-            account=route.account,
+            account=account,
             from_number=from_number,
             to_number=to_number,
             agent_id=route.agent_id,
@@ -140,7 +141,7 @@ class StagingRequest:
             metadata=_metadata(call),
             marks=frozenset(
                 [
-                    _digest(route.account, route.agent_id, to_number),
+                    _digest(account, route.agent_id, to_number),
                     *(_digest("variable", *each) for each in call.dynamic_variables.items()),
                     *(_digest("header", *each) for each in call.custom_headers.items()),
                     *([_digest("direction", call.direction.value)] if call.direction else []),

@@ -241,6 +241,18 @@ async def test_every_account_has_a_key_a_breaker_and_connections_of_its_own() ->
         assert (await stage(accounts)).outcome is Outcome.STAGED
 
 
+async def test_every_account_has_the_limits_that_it_is_configured_with() -> None:
+    async with sandbox(staging_time=0.0) as emulator:
+        settings = config(emulator.url, "default", "acme")
+        limited = settings.accounts["acme"].model_copy(update={"rate": 2.0, "max_in_flight": 9})
+        settings = settings.model_copy(update={"accounts": {**settings.accounts, "acme": limited}})
+        async with Accounts(settings, {"default": KEY, "acme": KEY}) as accounts:
+            results = [await stage(accounts, name) for name in ("acme", "default") for _ in "123"]
+    outcomes = [Outcome.STAGED, Outcome.STAGED, Outcome.LIMITED, *[Outcome.STAGED] * 3]
+    assert [result.outcome for result in results] == outcomes
+    assert results[2].reason == "account acme: rate 2 a second reached"
+
+
 async def test_no_surprise_ends_the_warm_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     connect, surprises = httpcore.AnyIOBackend.connect_tcp, 0
 

@@ -185,13 +185,51 @@ def test_both_forms_of_the_arguments_mean_the_same(form: str) -> None:
     assert (call.dynamic_variables, call.custom_headers) == ({"a": "1"}, {"X-A": "b"})
 
 
+def decided(block: bytes) -> tuple[str, str, str]:
+    call = called(block)
+    return call.account_code, call.domain, call.context
+
+
+def set_by_asterisk(block: bytes, **values: str) -> bytes:
+    """The block with these values of Asterisk's own."""
+    for key, value in values.items():
+        block = re.sub(rb"(?m)^agi_%s: .*$" % key.encode(), f"agi_{key}: {value}".encode(), block)
+    return block
+
+
+def test_what_chooses_the_account_comes_from_the_arguments_before_the_environment() -> None:
+    own = {"accountcode": "4711", "context": "from-acme"}
+    block = set_by_asterisk(environment(), **own)
+    assert decided(block) == ("4711", "", "from-acme")
+    query = "stage?did=1&accountcode=a%26b&domain=Acme.example&context=c"
+    assert decided(set_by_asterisk(environment(script=query), **own)) == (
+        "a&b",
+        "Acme.example",
+        "c",
+    )
+    empty = set_by_asterisk(environment(script="stage?did=1&accountcode=&domain=&context="), **own)
+    assert decided(empty) == ("", "", "")
+
+
+def test_a_caller_s_name_number_and_did_are_no_account_code_and_no_domain() -> None:
+    caller = "4711@acme.example?accountcode=4711&domain=acme.example"
+    block = set_by_asterisk(environment(caller=caller), calleridname=caller, dnid=caller)
+    assert decided(block)[:2] == ("", "")
+
+
 def test_an_argument_that_is_present_but_empty_is_not_missing() -> None:
     call = called(environment(script="stage?did=&from=&name=&var.a=&direction=up&wait=&&"))
     assert (call.did, call.caller) == ("", CallerId("", ""))
     assert (call.dynamic_variables, call.direction, call.wait) == ({"a": ""}, None, None)
 
 
-@pytest.mark.parametrize("script", ["stage?did=1&did=2", "stage?var.a=1&var.a=2", "stage?x=1&x="])
+@pytest.mark.parametrize(
+    "script",
+    [
+        *["stage?did=1&did=2", "stage?var.a=1&var.a=2", "stage?x=1&x="],
+        *["stage?accountcode=1&accountcode=2", "stage?domain=a&domain=a"],
+    ],
+)
 def test_an_argument_that_stands_twice_is_refused(script: str) -> None:
     with pytest.raises(ProtocolError, match="stands twice"):
         called(environment(script=script))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,77 @@ def test_route_as_json_shows_the_exact_request_and_needs_no_key(
         "request": REQUEST,
         "problem": "",
     }
+
+
+TENANTS = GOOD.replace(
+    "accounts: {default: {key_env: API_KEY}}\n",
+    """\
+accounts:
+  default: {key_env: API_KEY, rate: 2.5}
+  acme:
+    key_env: API_KEY
+    account_codes: [4711, "[bold]"]
+    domains: [acme.example.net]
+    contexts: [from-acme]
+    max_in_flight: 50
+  spare: {key_env: API_KEY}
+""",
+).replace("  - name: by-name\n", "  - name: by-name\n    account: spare\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "account"),
+    [
+        ([], "default"),
+        (["--account-code", "4711"], "acme"),
+        (["--domain", "ACME.example.net"], "acme"),
+        (["--context", "from-acme"], "acme"),
+        (["--context", "elsewhere", "--domain", "x", "--account-code", "1"], "default"),
+        (["--account-code", "4711", "--route", "by-name"], "spare"),
+        (["--account-code", "4711", "--from", "nobody"], "acme"),
+    ],
+)
+def test_route_shows_the_account_that_a_call_leads_to(
+    config: Path, options: list[str], account: str
+) -> None:
+    config.write_text(TENANTS.replace(", withheld: +33000000000", ""))
+    found = run("route", "--did", "+33612345678", "--from", "+33700000001", *options, "--json")
+    told = json.loads(found.output)
+    assert told["account"] == account
+    assert (told["request"] is None) == ("nobody" in options)
+    assert f"account     {account}\n" in run("route", "--did", "+33612345678", *options).output
+
+
+def test_a_call_without_a_route_has_no_account(config: Path) -> None:
+    config.write_text(TENANTS)
+    told = json.loads(run("route", "--did", "1", "--account-code", "4711", "--json").output)
+    assert (told["route"], told["account"]) == (None, None)
+
+
+def test_check_shows_what_leads_to_each_account_and_how_much_it_may_stage(config: Path) -> None:
+    config.write_text(TENANTS)
+    first, _, second = run("check").output.partition("\n\n")
+    assert re.search(r"support .* by the call ", first)
+    assert re.search(r"by-name .* spare ", first)
+    lines = [line.rstrip() for line in second.splitlines()]
+    table = [re.split("  +", line.strip()) for line in lines[:-1]]
+    assert table == [
+        ["account", "calls", "in flight", "a second"],
+        ["default", "all others", "-", "2.5"],
+        ["acme", "account code 4711", "50", "-"],
+        ["account code [bold]"],
+        ["domain acme.example.net"],
+        ["context from-acme"],
+        ["spare", "route by-name", "-", "-"],
+    ]
+
+
+def test_check_says_nothing_more_of_accounts_that_only_routes_name(config: Path) -> None:
+    config.write_text(GOOD.replace("API_KEY}", "API_KEY}, spare: {key_env: API_KEY}"))
+    output = run("check").output
+    assert "all others" not in output
+    assert re.search(r"support .* default ", output)
+    assert "by the call" not in output
 
 
 def test_route_shows_a_person_what_would_be_sent_and_where(config: Path) -> None:

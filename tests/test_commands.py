@@ -144,6 +144,22 @@ def test_a_call_is_staged_from_the_shell(
     assert len(re.findall("POST +/v1/calls/stage +201", seen)) == 2
 
 
+def test_a_call_from_the_shell_is_staged_by_the_account_that_it_leads_to(
+    sandbox: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config(tmp_path, sandbox)
+    accounts = "acme: {key_env: ACME_KEY, account_codes: 4711, domains: a.example, contexts: c}, "
+    file.write_text(file.read_text().replace("default:", f"{accounts}default:", 1))
+    monkeypatch.setenv("ROUNDED_API_KEY", "wrong")
+    monkeypatch.setenv("ACME_KEY", "sandbox")
+    asked = ["stage", "--config", str(file), "--did", "0612345678", "--from", "0145678901"]
+    told = {}
+    for options in ("", "--account-code=4711", "--domain=A.example", "--context=c"):
+        ended = run(*asked, "--json", *options.split())
+        told[options] = json.loads(ended.stdout)["ROUNDED_STATUS"]
+    assert [*told.values()] == ["UNAUTHORIZED", "STAGED", "STAGED", "STAGED"]
+
+
 def test_a_call_from_the_shell_ends_by_its_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

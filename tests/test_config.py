@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from rounded_pbx.call import Direction, Switch, Wait
+from rounded_pbx.call import CallContext, CallerId, Direction, Switch, Wait
 from rounded_pbx.config import Config, config_path, load
 from rounded_pbx.config_types import Address
 from rounded_pbx.errors import ConfigError
@@ -125,6 +126,7 @@ def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> N
 
 
 FASTAGI = ACCOUNT + "asterisk:\n  fastagi:\n    "
+TENANT = "accounts:\n  a:\n    key_env: A\n    "  # the next line is 4
 MISTAKES = [
     # accounts
     ("calls: {}\n", 1, "accounts is missing"),
@@ -133,6 +135,34 @@ MISTAKES = [
     ("accounts:\n  a:\n    key: x\n", 3, "accounts.a.key is not known; did you mean key_env?"),
     ("accounts:\n  'a b': {key_env: A}\n", 2, "is not a name of at most 64 of A-Z a-z 0-9 _ . -"),
     ("accounts:\n  a:\n    credential: ../k\n", 3, "this is not the name of a credential"),
+    ("accounts:\n  a:\n    key_env: A\n    domain: x\n", 4, "not known; did you mean domains?"),
+    (TENANT + "account_codes: [a b]\n", 4, "this is not an account code of at most 80 visible"),
+    (TENANT + "account_codes: [true]\n", 4, "accounts.a.account_codes.0 is not text"),
+    (TENANT + "domains: ['a/b']\n", 4, "accounts.a.domains.0: this is not a domain"),
+    (TENANT + "contexts: ['${X}']\n", 4, "accounts.a.contexts.0: this is not the name of a con"),
+    (TENANT + "max_in_flight: 0\n", 4, "accounts.a.max_in_flight: input should be greater than or"),
+    (TENANT + "max_in_flight: 1.5\n", 4, "accounts.a.max_in_flight is not a whole number"),
+    (TENANT + "max_in_flight: true\n", 4, "accounts.a.max_in_flight: true is not a number"),
+    (TENANT + "rate: 0\n", 4, "accounts.a.rate: input should be greater than or equal to 0.01"),
+    (TENANT + "rate: nan\n", 4, "accounts.a.rate: input should be greater than or equal to 0.01"),
+    (TENANT + "rate: inf\n", 4, "accounts.a.rate: input should be less than or equal to 10000"),
+    (TENANT + "rate: fast\n", 4, "accounts.a.rate is not a number"),
+    (
+        TENANT + "account_codes: [1, 4711]\n  b:\n    key_env: B\n    account_codes: '4711'\n",
+        7,
+        "accounts.b.account_codes: this account code already leads to the account a",
+    ),
+    (
+        TENANT
+        + "domains: [A.example]\n  b:\n    key_env: B\n    domains:\n    - b\n    - a.EXAMPLE\n",
+        9,
+        "accounts.b.domains.1: this domain already leads to the account a",
+    ),
+    (
+        TENANT + "contexts: x\n  2:\n    key_env: B\n    contexts: [x]\n",
+        7,
+        "accounts.2.contexts.0: this context already leads to the account a",
+    ),
     # sections and their values
     (ACCOUNT + "apy: {}\n", 2, "apy is not known; did you mean api?"),
     (
@@ -182,6 +212,16 @@ MISTAKES = [
     ),
     (ROUTE + "    acount: a\n", 5, "routes.0.acount is not known; did you mean account?"),
     (ROUTE + "    account: other\n", 5, "account other is not in accounts: default"),
+    (
+        ROUTE.replace("default", "acme"),
+        3,
+        "account default is not in accounts: acme; expected it for calls that lead to no other",
+    ),
+    (
+        ROUTE.replace("default", "acme") + "    account: null\n",
+        5,
+        "account default is not in accounts: acme; expected it for calls that lead to no other",
+    ),
     (ROUTE + "    did: 06 12\n", 5, "'06 12' is not a DID, such as +33612345678, +336* or *"),
     (ROUTE + "    did:\n    - +331*\n    - $x\n", 7, "not a DID, such as +33612345678, +336* or *"),
     (ROUTE + "    did: true\n", 5, "routes.0.did.0: True is not text"),
@@ -312,6 +352,46 @@ routes:
 def test_a_section_whose_lines_are_all_commented_out_is_as_good_as_none(path: Path) -> None:
     config = loaded(path, ROUTE + "calls:\n  # deadline: 1.5\napi:\nnumbers:\nasterisk:\ntrunk:\n")
     assert config == loaded(path, ROUTE)
+
+
+def test_accounts_say_which_calls_are_theirs_and_how_much_they_stage(path: Path) -> None:
+    text = f"""
+accounts:
+  default: {{key_env: A}}
+  acme:
+    key_env: B
+    account_codes: [4711, "0815", a-b]
+    domains: ACME.Example.net
+    contexts: [from-acme, a@b.example]
+    max_in_flight: 50
+    rate: 0.5
+routes:
+  - {{name: a, agent_id: {AGENT}, did: 1*}}
+  - {{name: b, agent_id: {AGENT}, did: 2*, account: acme}}
+"""
+    config = loaded(path, text)
+    acme, default = config.accounts["acme"], config.accounts["default"]
+    assert acme.account_codes == ("4711", "0815", "a-b")
+    assert (acme.domains, acme.contexts) == (("acme.example.net",), ("from-acme", "a@b.example"))
+    assert (acme.max_in_flight, acme.rate) == (50, 0.5)
+    assert (default.max_in_flight, default.rate, default.domains) == (None, None, ())
+    assert [route.account for route in config.route_table()] == [None, "acme"]
+    table, (first, second) = config.account_table(), config.route_table()
+    call = CallContext(switch=Switch.ASTERISK, did="1", caller=CallerId(), account_code="4711")
+    assert (table.choose(first, call), table.choose(second, call)) == ("acme", "acme")
+    assert table.choose(first, dataclasses.replace(call, account_code="")) == "default"
+
+
+def test_what_leads_twice_to_one_account_is_no_mistake(path: Path) -> None:
+    text = (
+        "accounts: {default: {key_env: A, account_codes: [1, '1'], domains: [a, A], contexts: 1}}"
+    )
+    assert loaded(path, text).account_table().asks_the_call
+
+
+def test_no_account_default_is_needed_where_every_route_names_one(path: Path) -> None:
+    text = ROUTE.replace("default", "acme") + "    account: acme\n"
+    assert only_route(loaded(path, text)).account == "acme"
 
 
 def test_an_account_with_a_number_for_a_name_is_found_quoted_or_not(path: Path) -> None:

@@ -51,6 +51,34 @@ async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
             await asyncio.open_connection(address.host, address.port)
 
 
+async def test_each_tenants_calls_are_staged_with_its_own_key_and_limits() -> None:
+    async with sandbox(staging_time=0.0) as api:
+        settings = Config(
+            accounts={
+                "default": Account(key_env="UNUSED", rate=1.0),
+                "acme": Account(key_env="UNUSED", account_codes=["4711"]),
+            },
+            api=Api(base_url=api.url, warm=0),
+            routes=(RouteSection(name="a", agent_id=AGENT, did=["+33612345678"]),),
+            asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
+            freeswitch=FreeSwitchSection(outbound=Outbound.model_validate({"listen": "off"})),
+        )
+        keys = {"default": "wrong", "acme": KEY}
+        told = []
+        async with daemon.running(settings, keys) as addresses:
+            address = addresses[Switch.ASTERISK]
+            for code in ("4711", "", "", "4711"):
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                asterisk = Asterisk(reader, writer)
+                asterisk.write(environment(accountcode=code))
+                await asterisk.meet_the_challenge()
+                told.append(await asterisk.variables())
+    statuses = [each["ROUNDED_STATUS"] for each in told]
+    assert statuses == ["STAGED", "UNAUTHORIZED", "LIMITED", "STAGED"]
+    assert told[2]["ROUNDED_REASON"] == "account default: rate 1 a second reached"
+    assert [key for method, _, key in api.seen if method == "POST"] == [KEY, "wrong", KEY]
+
+
 INFINITY = resource.RLIM_INFINITY
 
 

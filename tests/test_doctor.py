@@ -5,6 +5,7 @@ The real switches are in asterisk/test_doctor.py and freeswitch/test_doctor.py.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -12,11 +13,13 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from rounded_pbx.accounts import client_of
 from rounded_pbx.call import Switch
 from rounded_pbx.cli import app
 from rounded_pbx.config import Config
@@ -30,8 +33,9 @@ from rounded_pbx.doctor.asterisk import check_asterisk
 from rounded_pbx.doctor.asterisk_proof import copy
 from rounded_pbx.doctor.files import check_files
 from rounded_pbx.doctor.freeswitch import check_freeswitch
-from rounded_pbx.doctor.listener import trunk
+from rounded_pbx.doctor.listener import rehearsal, trunk
 from rounded_pbx.doctor.proof import CannotProve, ProofCall
+from rounded_pbx.doctor.prove import _live
 from rounded_pbx.doctor.results import CheckResult, Verdict, exit_status, look, right, wrong
 from rounded_pbx.errors import CommandFailed
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
@@ -39,6 +43,7 @@ from rounded_pbx.sip import ping
 
 from .lab.doctor import answering_options
 from .lab.processes import free_port
+from .test_fastagi import Asterisk, environment
 
 DID = "+33612345678"
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
@@ -809,3 +814,58 @@ def test_a_copy_for_freeswitch_leads_nowhere_but_to_the_listener() -> None:
     ]
     leads = [data for application, data in actions if application in ("transfer", "sched_transfer")]
     assert all("XML:/tmp/x.xml rounded_prove_" in data for data in leads)
+
+
+# A call that the real daemon staged: which account has it is for the platform to say.
+
+TENANTS = {
+    "default": {"key_env": "KEY"},
+    "acme": {"key_env": "KEY", "account_codes": ["4711"]},
+    "other": {"key_env": "KEY"},
+}
+
+
+@pytest.mark.parametrize(
+    ("account", "keys", "verdict", "says"),
+    [
+        (None, {"default": "right", "acme": "wrong"}, Verdict.RIGHT, "the platform has the call"),
+        (None, {"default": "wrong", "acme": "right"}, Verdict.RIGHT, "the platform has the call"),
+        ("other", {"other": "right"}, Verdict.RIGHT, "the platform has the call"),
+        (None, {"acme": "right"}, Verdict.RIGHT, "the platform has the call"),
+        (None, {"acme": "wrong"}, Verdict.SKIPPED, "its account's key cannot be read here"),
+        (None, {}, Verdict.SKIPPED, "its account's key cannot be read here"),
+        ("other", {"default": "right"}, Verdict.SKIPPED, "its account's key cannot be read here"),
+        (None, {"default": "wrong", "acme": "wrong"}, Verdict.WRONG, "Invalid API key"),
+    ],
+)
+async def test_a_call_is_looked_for_on_every_account_that_may_have_staged_it(
+    account: str | None, keys: dict[str, str], verdict: Verdict, says: str
+) -> None:
+    async with serving(Sandbox("right", Behaviour()), Address("127.0.0.1", 0)) as url:
+        route = {"name": "a", "did": DID, "agent_id": AGENT, "account": account}
+        settings = config(
+            accounts=TENANTS, api={"base_url": url}, routes=[route], numbers={"country": "FR"}
+        )
+        async with client_of(settings.api, "right") as client:
+            body = {"from_number": DID, "to_number": DID, "agent_id": AGENT}
+            call_id = await client.stage(body)
+        seen = SimpleNamespace(id=call_id, evidence=())
+        call: Any = ProofCall(Switch.ASTERISK, settings)
+        listener: Any = seen
+        found = await _live("x", call, listener, keys)
+    assert (found.verdict, says in found.seen) == (verdict, True), found
+    if verdict is Verdict.WRONG:
+        assert "accounts.acme, accounts.default" in found.todo
+
+
+async def test_a_rehearsal_has_the_accounts_but_none_of_their_limits() -> None:
+    limited = {"default": {"key_env": "KEY", "rate": 0.01, "max_in_flight": 1}}
+    settings = config(accounts=limited, numbers={"country": "FR"})
+    async with rehearsal(settings) as stand_in:
+        for _ in range(3):
+            address = stand_in.address[Switch.ASTERISK]
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            asterisk = Asterisk(reader, writer)
+            asterisk.write(environment())
+            await asterisk.meet_the_challenge()
+            assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"

@@ -485,7 +485,47 @@ def test_what_was_dialled_decides_nothing() -> None:
     assert called(dialled).did == ""
 
 
-@pytest.mark.parametrize("name", ["did", "route", "context", "pres", "direction", "wait"])
+FORGED = "evil.example"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["variable_sip_req_host", "variable_sip_to_host", "variable_sip_from_host"],
+        *[
+            "variable_sip_h_domain_name",
+            "variable_sip_h_accountcode",
+            "variable_sip_h_X-accountcode",
+        ],
+        *["variable_sip_h_rounded_in_domain", "variable_sip_h_rounded_in_accountcode"],
+        *["variable_sip_h_variable_domain_name", "variable_sip_rh_accountcode"],
+        *["variable_sip_to_params", "variable_sip_req_params", "variable_sip_invite_domain"],
+        *["variable_dialed_domain", "variable_sip_auth_realm", "accountcode", "domain_name"],
+        *["Caller-Domain", "Caller-Accountcode", "Caller-Destination-Number", "Caller-Username"],
+        *["Caller-Caller-ID-Name", "Caller-Caller-ID-Number", "Caller-RDNIS", "Caller-ANI"],
+    ],
+)
+def test_nothing_that_a_caller_writes_chooses_the_account(name: str) -> None:
+    usual, forged = called({}), called({name: FORGED})
+    for call in (usual, forged):
+        assert (call.account_code, call.domain, call.context) == ("", "", "lab")
+
+
+def test_what_chooses_the_account_comes_from_the_inputs_before_the_channel() -> None:
+    own = {"variable_accountcode": "4711", "variable_domain_name": "Acme.example"}
+    call = called(own)
+    assert (call.account_code, call.domain, call.context) == ("4711", "Acme.example", "lab")
+    inputs = {"accountcode": "1", "domain": "b.example", "context": "c"}
+    call = called({**own, **{f"variable_rounded_in_{key}": inputs[key] for key in inputs}})
+    assert (call.account_code, call.domain, call.context) == ("1", "b.example", "c")
+    call = called({**own, **{f"variable_rounded_in_{key}": "" for key in inputs}})
+    assert (call.account_code, call.domain, call.context) == ("", "", "")
+
+
+DECIDING = ["did", "route", "accountcode", "domain", "context", "pres", "direction", "wait"]
+
+
+@pytest.mark.parametrize("name", DECIDING)
 @pytest.mark.parametrize(
     "raw", [b"a%0Ab", b"inbound%0A", b"%0032", b"32%0D", b"x%E2%80%A8y", b"%C2%85"]
 )
@@ -510,8 +550,9 @@ def test_an_input_that_stands_twice_is_refused() -> None:
     block = connected({"variable_rounded_in_did": "1", "variable_ROUNDED_in_did": "2"})
     assert "stands twice" in received([block])[1]
     # Within one session FreeSWITCH's variables differ by more than their case; ours may not.
-    with pytest.raises(ProtocolError, match="'did' stands twice"):
-        esl.inputs(Channel({}, (("did", "1"), ("did", "2"))))
+    for name in ("did", "accountcode", "domain"):
+        with pytest.raises(ProtocolError, match=f"'{name}' stands twice"):
+            esl.inputs(Channel({}, ((name, "1"), (name, "2"))))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from rounded_pbx.servers.fastagi import FastAgiApplication
 from rounded_pbx.servers.listener import Listener
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
+from rounded_pbx.tenants import AccountTable, Selectors
 
 from .helpers import FakeTickets
 
@@ -32,6 +33,12 @@ ROUTE = Route(
     on_failure=Next.HANGUP,
 )
 SCRIPT = "stage?did=+33612345678"
+TENANTS = AccountTable(
+    {
+        "acme": Selectors(account_codes=("4711",), domains=("acme.example",)),
+        "other": Selectors(contexts=("from-other",)),
+    }
+)
 
 
 @dataclass
@@ -141,11 +148,15 @@ def environment(**fields: str | bytes) -> bytes:
 
 @contextlib.asynccontextmanager
 async def serving(
-    route: Route = ROUTE, deadline: float = 5.0, max_connections: int = 4000
+    route: Route = ROUTE,
+    deadline: float = 5.0,
+    max_connections: int = 4000,
+    accounts: AccountTable | None = None,
 ) -> AsyncIterator[Server]:
     stager = FakeStager()
     tickets = FakeTickets()
-    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL, tickets)
+    accounts = accounts or AccountTable()
+    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL, tickets, accounts)
     application = FastAgiApplication(lambda: desk)
     listener = Listener(
         application.handler,
@@ -334,6 +345,57 @@ async def test_an_environment_that_a_caller_ends_early_stages_nothing(
         asterisk.write(f"200 result=1 ({command.split(chr(34))[1]})\n".encode())
         assert await asterisk.command() == ""
     assert server.stager.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "account"),
+    [
+        ({}, "default"),
+        ({"accountcode": "4711"}, "acme"),
+        ({"context": "from-other"}, "other"),
+        ({"accountcode": "4711", "context": "from-other"}, "acme"),
+        ({"network_script": SCRIPT + "&domain=ACME.example", "context": "from-other"}, "acme"),
+        ({"network_script": SCRIPT + "&accountcode=1", "accountcode": "4711"}, "default"),
+        ({"network_script": SCRIPT + "&context=from-other", "context": "rounded-stage"}, "other"),
+        ({"network_script": "stage", "arg_1": "did=1", "arg_2": "accountcode=4711"}, "acme"),
+        ({"calleridname": "4711", "dnid": "4711", "rdnis": "acme.example"}, "default"),
+    ],
+)
+async def test_a_call_is_staged_by_the_account_that_it_leads_to(
+    fields: dict[str, str], account: str
+) -> None:
+    route = Route(name="a", agent_id=ROUTE.agent_id, dids=("*",), to_number="+33612345678")
+    async with serving(route, accounts=TENANTS) as server:
+        assert (await (await server.session(**fields)).variables())["ROUNDED_STATUS"] == "STAGED"
+        assert [request.account for request in server.stager.requests] == [account]
+
+
+@pytest.mark.parametrize("name", ["accountcode", "domain"])
+async def test_what_chooses_the_account_twice_is_refused(name: str) -> None:
+    async with serving(accounts=TENANTS) as server:
+        asterisk = await server.connect()
+        asterisk.write(environment(network_script=f"{SCRIPT}&{name}=4711&{name}=1"))
+        variables = await asterisk.variables()
+        assert variables["ROUNDED_STATUS"] == "ERROR"
+        assert variables["ROUNDED_REASON"] == f"the input {name} stands twice"
+        assert server.stager.requests == []
+
+
+@pytest.mark.parametrize("accounts", [TENANTS, None])
+async def test_no_account_is_asked_for_an_environment_that_a_caller_may_have_ended(
+    accounts: AccountTable | None,
+) -> None:
+    """The block alone, as if the rest of Asterisk's came late; it costs no other tenant a call."""
+    async with serving(accounts=accounts) as server:
+        asterisk = await server.connect()
+        forged = FORGED_END.replace(b"accountcode: x", b"accountcode: 4711") + b"\n"
+        block = environment(callerid=forged, network_script=f"{SCRIPT}&from=+33145678901")
+        asterisk.write(block.partition(b"\n\n")[0] + b"\n\n")
+        await asterisk.command()
+        await asyncio.sleep(0.1)
+        assert len(server.stager.requests) == (0 if accounts else 1)
+        asterisk.write(b"agi_calleridname: late\n")
+        assert await asterisk.command() == ""
 
 
 @pytest.mark.parametrize("form", ["query", "comma"])

@@ -16,6 +16,7 @@ from rounded_pbx.numbers import CallerPolicy
 from rounded_pbx.routing import Next, Route, RouteTable
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
+from rounded_pbx.tenants import AccountTable, Selectors
 
 from .helpers import FakeTickets
 
@@ -97,6 +98,7 @@ async def answered(
         stager=stager or gives(STAGED),
         default_on_failure=Next.FALLBACK,
         tickets=tickets or FakeTickets(),
+        accounts=AccountTable({"acme": Selectors(account_codes=("4711",))}),
     )
     return await action(call, desk, channel or Channel(), accepted=now - ago, deadline=DEADLINE)
 
@@ -125,6 +127,13 @@ async def test_the_switch_is_asked_once_for_what_the_templates_name() -> None:
     await answered(replace(CALL, route="templates"), stager, channel)
     assert channel.asked == [("ACCOUNT", "TENANT")]
     assert stager.asked[0][0].dynamic_variables == {"a": "a  b "}
+
+
+@pytest.mark.parametrize(("code", "account"), [("4711", "acme"), ("", "default"), ("1", "default")])
+async def test_the_account_that_the_call_leads_to_stages_it(code: str, account: str) -> None:
+    stager = gives(STAGED)
+    await answered(replace(CALL, account_code=code), stager)
+    assert stager.asked[0][0].account == account
 
 
 async def test_the_time_since_accept_is_told_in_milliseconds() -> None:

@@ -21,7 +21,7 @@ SOURCES = {
     ): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-PURE = {"call", "errors", "numbers", "routing", "staging", "templates", "variables"}
+PURE = {"call", "errors", "numbers", "routing", "staging", "templates", "tenants", "variables"}
 PURE_LIBRARIES = {
     *["__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "math", "re"],
     *["hashlib", "string", "typing", "phonenumbers"],

@@ -24,10 +24,11 @@ from rounded_pbx.servers.outbound import OutboundServer
 from rounded_pbx.servers.presence import Presence
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
+from rounded_pbx.tenants import AccountTable
 
 from .helpers import FakeTickets, eventually
 from .test_esl_protocol import connected, pieces
-from .test_fastagi import ROUTE, UUID, FakeStager
+from .test_fastagi import ROUTE, TENANTS, UUID, FakeStager
 
 DID = {"variable_socket_path": "stage", "variable_rounded_in_did": "+33612345678"}
 _SESSION = pieces("01_async_full_session")
@@ -140,10 +141,12 @@ async def serving(
     deadline: float = 5.0,
     max_connections: int = 4000,
     allow: Sequence[Network] = LOOPBACK,
+    accounts: AccountTable | None = None,
 ) -> AsyncIterator[Server]:
     stager = TimedStager()
     tickets = FakeTickets()
-    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL, tickets)
+    accounts = accounts or AccountTable()
+    desk = Desk(RouteTable([route], "FR"), CallerPolicy(), stager, Next.DIAL, tickets, accounts)
     listener = Listener(
         OutboundServer(lambda: desk).handler,
         deadline=deadline,
@@ -197,6 +200,36 @@ async def test_a_session_is_two_round_trips(
     assert await server.ended()
     [line] = messages(caplog)
     assert line.startswith("STAGED did=+33612345678 from=+3391234**** route=support ms=")
+
+
+@pytest.mark.parametrize(
+    ("changes", "account"),
+    [
+        ({}, "default"),
+        ({"variable_accountcode": "4711"}, "acme"),
+        ({"variable_domain_name": "ACME.example"}, "acme"),
+        ({"Caller-Context": "from-other"}, "other"),
+        ({"variable_rounded_in_domain": "acme.example", "Caller-Context": "from-other"}, "acme"),
+        ({"variable_rounded_in_accountcode": "1", "variable_accountcode": "4711"}, "default"),
+        ({"variable_rounded_in_context": "from-other"}, "other"),
+        ({"variable_sip_h_accountcode": "4711", "variable_sip_to_host": "acme.example"}, "default"),
+        ({"variable_sip_req_host": "acme.example", "variable_sip_h_X-Context": "4711"}, "default"),
+        ({"Caller-Caller-ID-Name": b"x%0Avariable_accountcode: 4711"}, "default"),
+    ],
+)
+async def test_a_call_is_staged_by_the_account_that_it_leads_to(
+    changes: dict[str, str | bytes | None], account: str
+) -> None:
+    async with serving(accounts=TENANTS) as server:
+        assert (await (await server.session(changes)).variables())["rounded_status"] == "STAGED"
+        assert [request.account for request in server.stager.requests] == [account]
+
+
+async def test_an_account_code_with_a_line_break_is_refused() -> None:
+    async with serving(accounts=TENANTS) as server:
+        freeswitch = await server.session({"variable_rounded_in_accountcode": "4711\n"})
+        assert (await freeswitch.variables())["rounded_status"] == "ERROR"
+        assert server.stager.requests == []
 
 
 async def test_in_single_bytes_it_is_as_good(server: Server) -> None:

@@ -225,6 +225,8 @@ def test_what_comes_after_the_first_argument_is_no_option_of_ours() -> None:
     options, query = rounded_agi.parsed(["limit=2", "from=x", "daemon=127.0.0.9:1", "a\nb=\udce9"])
     assert options == {"limit": "2"}
     assert query == b"from=x&daemon=127.0.0.9:1&a%0Ab=%E9"
+    options, query = rounded_agi.parsed(["domain=acme.example", "accountcode=47 11", "did=1"])
+    assert (options, query) == ({}, b"domain=acme.example&accountcode=47%2011&did=1")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rounded_pbx.errors import (
     ApiUnauthorized,
     ApiUnreachable,
 )
+from rounded_pbx.limits import Limits
 from rounded_pbx.stager import Account, Stager
 from rounded_pbx.staging import Outcome, StagingResult
 
@@ -296,6 +297,92 @@ async def test_calls_beyond_the_cap_are_limited_and_the_cap_recovers() -> None:
     assert len(api.posts) == 2
     assert subject.in_flight == 0
     assert (await subject.stage(REQUEST, within(3))).outcome is Outcome.STAGED
+
+
+# One account's own limits.
+
+ACME = dataclasses.replace(REQUEST, account="acme")
+
+
+def tenants(api: FakeApi, limits: Limits, breaker: Breaker | None = None) -> Stager:
+    """A stager whose account acme has these limits, beside one without any."""
+    acme = Account(api, breaker or Breaker(), limits)
+    return Stager({"default": Account(FakeApi()), "acme": acme}, 100)
+
+
+async def test_an_account_beyond_its_cap_is_limited_while_another_goes_on() -> None:
+    api = FakeApi([0.2, 0.2, CALL_ID])
+    subject = tenants(api, Limits(max_in_flight=2))
+    requests = [ACME, REQUEST] * 4
+    results = await asyncio.gather(*(subject.stage(each, within(3)) for each in requests))
+    limited = StagingResult(Outcome.LIMITED, reason="account acme: max_in_flight 2 reached")
+    assert results[4::2] == [limited, limited]
+    assert [r.outcome for r in results[:4:2] + results[1::2]] == [Outcome.STAGED] * 6
+    assert len(api.posts) == 2
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.STAGED
+
+
+async def test_an_account_beyond_its_rate_is_limited_at_once_while_another_goes_on() -> None:
+    api, clock = FakeApi(), Clock()
+    subject = tenants(api, Limits(rate=3.0, clock=clock))
+    started = time.monotonic()
+    results = [await subject.stage(each, within(3)) for each in [ACME, REQUEST] * 50]
+    assert time.monotonic() - started < 1.0
+    assert {result.outcome for result in results[1::2]} == {Outcome.STAGED}
+    assert [result.outcome for result in results[:6:2]] == [Outcome.STAGED] * 3
+    limited = StagingResult(Outcome.LIMITED, reason="account acme: rate 3 a second reached")
+    assert results[6::2] == [limited] * 47
+    assert len(api.posts) == 3
+    clock.advance(0.34)
+    outcomes = [(await subject.stage(ACME, within(3))).outcome for _ in range(2)]
+    assert outcomes == [Outcome.STAGED, Outcome.LIMITED]
+
+
+async def test_the_retries_inside_a_staging_count_once() -> None:
+    busy: Step = ApiLimited("slowly", status=429)
+    api = FakeApi([busy, busy, CALL_ID])
+    subject = tenants(api, Limits(rate=2.0, clock=Clock()))
+    outcomes = [(await subject.stage(ACME, within(3))).outcome for _ in range(3)]
+    assert outcomes == [Outcome.STAGED, Outcome.STAGED, Outcome.LIMITED]
+    assert len(api.posts) == 4
+
+
+async def test_a_staging_that_was_cancelled_counts_and_frees_its_place() -> None:
+    api = FakeApi([FOREVER])
+    subject = tenants(api, Limits(max_in_flight=1, rate=1.0, clock=Clock()))
+    staging = asyncio.ensure_future(subject.stage(ACME, within(3)))
+    await eventually(lambda: api.posts)
+    assert "max_in_flight 1" in (await subject.stage(ACME, within(3))).reason
+    staging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await staging
+    assert "rate 1 a second" in (await subject.stage(ACME, within(3))).reason
+
+
+async def test_a_refused_call_takes_no_trial_of_the_breaker_and_the_breaker_no_token() -> None:
+    api, clock = FakeApi([ApiUnreachable("gone"), CALL_ID]), Clock()
+    breaker = Breaker(threshold=1, clock=clock)
+    subject = tenants(api, Limits(rate=1.0, clock=clock), breaker)
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.UNAVAILABLE
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.LIMITED
+    clock.advance(0.99)
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.LIMITED
+    clock.advance(0.01)
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.STAGED
+    clock.advance(1)
+    breaker.note_failure()
+    for _ in range(5):
+        assert "breaker" in (await subject.stage(ACME, within(3))).reason
+    clock.advance(0)
+    breaker.hasten()
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.STAGED
+
+
+async def test_a_call_whose_time_is_up_costs_nothing_of_the_rate() -> None:
+    subject = tenants(FakeApi(), Limits(rate=1.0, clock=Clock()))
+    for _ in range(3):
+        assert (await subject.stage(ACME, within(-0.1))).outcome is Outcome.TIMEOUT
+    assert (await subject.stage(ACME, within(3))).outcome is Outcome.STAGED
 
 
 # From here on for real: accounts, client, transport, and the sandbox on a port.

@@ -31,7 +31,7 @@ CALL = CallContext(
     context="from-trunk",
     account_code="acme",
 )
-ROUTE = Route(name="support", agent_id=AGENT, account="one", country="FR")
+ROUTE = Route(name="support", agent_id=AGENT, country="FR")
 
 
 def request(
@@ -47,7 +47,11 @@ def request(
             changes[name] = {key: compile_value(value) for key, value in changes[name].items()}
     called: Any = call or {}
     return StagingRequest.build(
-        dataclasses.replace(CALL, **called), dataclasses.replace(ROUTE, **changes), policy, channel
+        dataclasses.replace(CALL, **called),
+        dataclasses.replace(ROUTE, **changes),
+        "one",
+        policy,
+        channel,
     )
 
 

@@ -107,6 +107,10 @@ async def rehearsal(config: Config) -> AsyncIterator[Rehearsal]:
         mine = config.model_copy(
             update={
                 "api": type(config.api)(base_url=url, warm=1),
+                "accounts": {
+                    name: account.model_copy(update={"max_in_flight": None, "rate": None})
+                    for name, account in config.accounts.items()
+                },
                 "asterisk": config.asterisk.model_copy(
                     update={"fastagi": type(config.asterisk.fastagi)(listen=str(anywhere))}
                 ),

@@ -184,23 +184,29 @@ async def _live(
             "the call was not staged",
             "the daemon's log says why; its API key, its network",
         )
-    account = call.route.account if call.route else ""
-    key = keys.get(account)
-    if key is None:
+    # What the switch told the daemon of this call is not known here, so each account may have it.
+    accounts = call.config.account_table().candidates(call.route) if call.route else ()
+    said = ""
+    for account in accounts:
+        if account not in keys:
+            continue
+        async with client_of(call.config.api, keys[account]) as client:
+            try:
+                async with asyncio.timeout(_LIMIT):
+                    status = await client.call_status(listener.id)
+            except (ApiError, TimeoutError) as error:
+                said = said or str(error) or "no answer"
+                continue
+        seen = f"the platform has the call {listener.id}, status {status}; nobody will take it up"
+        return replace(right(name, seen), evidence=listener.evidence)
+    if not keys.keys() >= set(accounts) or not accounts:
         return skipped(name, f"staged as {listener.id}; its account's key cannot be read here")
-    async with client_of(call.config.api, key) as client:
-        try:
-            async with asyncio.timeout(_LIMIT):
-                status = await client.call_status(listener.id)
-        except (ApiError, TimeoutError) as error:
-            return wrong(
-                name,
-                f"the platform does not show the call {listener.id}: {error or 'no answer'}",
-                "the daemon and the doctor may use different accounts",
-                f"restart the daemon, and look at accounts.{account}",
-            )
-    seen = f"the platform has the call {listener.id}, status {status}; nobody will take it up"
-    return replace(right(name, seen), evidence=listener.evidence)
+    return wrong(
+        name,
+        f"the platform does not show the call {listener.id}: {said}",
+        "the daemon and the doctor may use different accounts",
+        "restart the daemon, and look at " + ", ".join(f"accounts.{each}" for each in accounts),
+    )
 
 
 def _dialplan(call: ProofCall) -> str:

@@ -134,7 +134,9 @@ def arguments(environment: Environment) -> Inputs:
 def to_call(environment: Environment, inputs: Inputs) -> CallContext:
     """The call of a session. ``did`` is empty where the dialplan passed none.
 
-    What decides (DID, route, direction, wait) comes from the arguments only.
+    What decides (DID, route, domain, direction, wait) comes from the arguments only; the account
+    code and the context from the environment where no argument names them. Before either decides,
+    the challenge has to be met: a caller who ends the environment early writes both.
     """
     given = inputs.values
     return CallContext(
@@ -151,7 +153,8 @@ def to_call(environment: Environment, inputs: Inputs) -> CallContext:
         sip_call_id=given.get("sip_call_id", ""),
         channel=environment["agi_channel"],
         context=given.get("context", environment["agi_context"]),
-        account_code=environment["agi_accountcode"],
+        account_code=given.get("accountcode", environment["agi_accountcode"]),
+        domain=given.get("domain", ""),
         route=given.get("route"),
         direction=inputs.direction,
         wait=inputs.wait,

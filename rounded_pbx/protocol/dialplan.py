@@ -20,8 +20,13 @@ CHANNEL_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: in Asterisk's MSet (inside quotes) and in FreeSWITCH's uuid_setvar_multi.
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9 .:/_+,@*#-]*")
 
+# What decides, what names the caller, what was begun before, what finds the call in the switch.
 _KEYS = frozenset(
-    ["did", "from", "name", "pres", "context", "route", "ticket", "linkedid", "sip_call_id"]
+    [
+        *("did", "route", "context", "accountcode", "domain"),
+        *("from", "name", "pres"),
+        *("ticket", "linkedid", "sip_call_id"),
+    ]
 )
 _CHOICES: Mapping[str, type[StrEnum]] = {"direction": Direction, "wait": Wait}
 

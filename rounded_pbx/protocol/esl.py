@@ -38,7 +38,9 @@ _LENGTH = re.compile(r"[0-9]{1,9}")
 # in it is refused: a peer's own %40 comes unencoded, and would name the call of whose id has an @.
 _CHANNEL_ID = re.compile(r"[A-Za-z0-9._~-]{1,255}")
 _INPUT = "variable_rounded_in_"
-_DECIDING = frozenset(["did", "route", "context", "pres", "direction", "wait"])
+_DECIDING = frozenset(
+    ["did", "route", "accountcode", "domain", "context", "pres", "direction", "wait"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,9 @@ def to_call(channel: Channel, inputs: Inputs) -> CallContext:
     """The call of a session. ``did`` is empty where the dialplan passed none.
 
     What decides (DID, route, direction, wait) comes from the dialplan's own variables only: what
-    FreeSWITCH calls the destination number is what the caller dialled.
+    FreeSWITCH calls the destination number is what the caller dialled. Account code, domain and
+    context may come from FreeSWITCH as well: its directory, a profile or the dialplan sets them.
+    A caller sets sip_to_host and sip_req_host, so no domain is taken from those.
     """
     given, data = inputs.values, channel.data
     hides_name = data.get("caller-privacy-hide-name") == "true"
@@ -215,7 +219,8 @@ def to_call(channel: Channel, inputs: Inputs) -> CallContext:
         sip_call_id=given.get("sip_call_id", channel.variable("sip_call_id")),
         channel=data.get("channel-name", ""),
         context=given.get("context", data.get("caller-context", "")),
-        account_code=channel.variable("accountcode"),
+        account_code=given.get("accountcode", channel.variable("accountcode")),
+        domain=given.get("domain", channel.variable("domain_name")),
         route=given.get("route"),
         direction=inputs.direction,
         wait=inputs.wait,

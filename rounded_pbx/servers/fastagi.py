@@ -225,8 +225,10 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         if action is None:  # nothing is challenged: a ticket that a caller forges is nobody's
             return abandon(arguments.values.get("ticket", ""), self._desk())
         session.challenge()
-        if not environment.query:  # arguments that a caller could have forged: make sure first
+        desk = self._desk()
+        # Of arguments, or of a context, that a caller could have forged: make sure first.
+        if not environment.query or desk.accounts.asks_the_call:
             await session.challenge_met()
         call = agi.to_call(environment, arguments)
-        work = action(call, self._desk(), session, accepted=accepted, deadline=deadline)
+        work = action(call, desk, session, accepted=accepted, deadline=deadline)
         return await session.presence.during(work)

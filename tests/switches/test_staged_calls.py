@@ -33,6 +33,23 @@ def test_the_agents_invite_carries_the_id_once(lab: Lab, wait: str) -> None:
     assert any(message.first_line.startswith("SIP/2.0 200") for message in caller)
 
 
+@pytest.mark.chan_sip
+def test_the_context_in_which_a_call_came_in_chooses_its_account(lab: Lab) -> None:
+    folder = lab.directory / "daemon"
+    folder.mkdir()
+    (folder / "key").write_text("another\n")
+    ours = "  default: {key_env: ROUNDED_API_KEY}\n"
+    accounts = f"  default: {{key_file: {folder}/key}}\n" + ours.replace("default", "acme").replace(
+        "}", ", contexts: [from-trunk, public]}"
+    )
+    text = config(lab.api.url)
+    assert ours in text
+    with daemon(folder, text.replace(ours, accounts)) as served:
+        lab.call()
+    assert served.outcomes() == ["STAGED"]
+    assert ids(lab.trunk.invites()) == [lab.api.ids()]
+
+
 def test_the_caller_hears_ringing_while_the_call_is_staged(lab: Lab, served: Daemon) -> None:
     lab.api.behave(staging_time=0.6)
     caller = lab.call()
