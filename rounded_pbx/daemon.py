@@ -11,6 +11,8 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from .accounts import Accounts
+from .api import HttpLookups
+from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
 from .config import Config, Listening
 from .config_types import Address
@@ -30,17 +32,30 @@ log = logging.getLogger(__name__)
 DRAIN_MARGIN = 1.0
 
 
-def desk_of(config: Config, accounts: Accounts) -> Desk:
+def lookups_of(config: Config, headers: Mapping[str, Mapping[str, str]]) -> HttpLookups:
+    """The lookups of a configuration; ``headers`` are the secret ones of each route.
+
+    Raises:
+        RoundedPbxError: the environment's proxy is one that we cannot use.
+    """
+    return HttpLookups(_lookup_origins(config), headers, trust_env=config.api.trust_env)
+
+
+def _lookup_origins(config: Config) -> set[str]:
+    return {route.lookup.url.origin for route in config.routes if route.lookup is not None}
+
+
+def desk_of(config: Config, accounts: Accounts, lookups: HttpLookups) -> Desk:
     """What calls are handled with under a configuration."""
     return Desk(
         routes=config.route_table(),
         policy=config.numbers.policy,
-        stager=Stager(accounts.by_name, config.calls.max_in_flight),
+        stager=Stager(accounts.by_name, config.calls.max_in_flight, lookups),
         default_on_failure=config.calls.default_on_failure,
     )
 
 
-#: Open files beside sessions and connections to the API: the loop, the log, tables being read.
+#: Open files beside sessions and what goes out over HTTP: the loop, the log, tables being read.
 OTHER_FILES = 64
 
 
@@ -52,6 +67,7 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
     """
     sessions = 2 * config.calls.max_in_flight
     others = accounts * config.api.max_connections + OTHER_FILES
+    others += len(_lookup_origins(config)) * MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = listeners * sessions + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -64,13 +80,20 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[dict[Switch, Address]]:
-    """The daemon at work; yields where it listens. Leaving it lets the calls in flight end."""
+async def running(
+    config: Config,
+    keys: Mapping[str, str],
+    headers: Mapping[str, Mapping[str, str]] | None = None,
+) -> AsyncIterator[dict[Switch, Address]]:
+    """The daemon at work; yields where it listens. Leaving it lets the calls in flight end.
+
+    ``headers`` are the secret ones of each route's lookup.
+    """
     # phonenumbers reads its tables when they are first asked: now, and not during a call.
     with contextlib.suppress(BadNumber):
         to_e164("0123456789", config.numbers.country)
-    async with Accounts(config, keys) as accounts:
-        desk = desk_of(config, accounts)
+    async with Accounts(config, keys) as accounts, lookups_of(config, headers or {}) as lookups:
+        desk = desk_of(config, accounts, lookups)
         async with _listening(config, len(keys), lambda: desk) as addresses:
             warming = asyncio.ensure_future(accounts.keep_warm())
             for switch, address in addresses.items():
@@ -123,9 +146,11 @@ async def until_stopped() -> None:
     await stop.wait()
 
 
-async def serve(config: Config, keys: Mapping[str, str]) -> None:
+async def serve(
+    config: Config, keys: Mapping[str, str], headers: Mapping[str, Mapping[str, str]]
+) -> None:
     """Run until SIGTERM or SIGINT."""
-    async with running(config, keys):
+    async with running(config, keys, headers):
         # What is loaded now stays: a full collection would walk it for 8 ms, in somebody's call.
         gc.collect()
         gc.freeze()

@@ -26,7 +26,9 @@ from .errors import (
     ApiUnauthorized,
     ApiUnreachable,
 )
+from .lookups import Lookup
 from .staging import Outcome, StagingRequest, StagingResult
+from .templates import Filled
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,14 @@ class StagingApi(Protocol):
         ...
 
 
+class Lookups(Protocol):
+    """What the stager needs of the lookups."""
+
+    async def find(self, lookup: Lookup, seconds: float) -> Mapping[str, Filled]:
+        """What is found within ``seconds``, else nothing; raises only CancelledError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account's client and its breaker."""
@@ -74,8 +84,14 @@ class Account:
 class Stager:
     """Stages calls on several accounts, at most ``max_in_flight`` at a time."""
 
-    def __init__(self, accounts: Mapping[str, Account], max_in_flight: int) -> None:
+    def __init__(
+        self,
+        accounts: Mapping[str, Account],
+        max_in_flight: int,
+        lookups: Lookups | None = None,
+    ) -> None:
         self._accounts = accounts
+        self._lookups = lookups
         self._max_in_flight = max_in_flight
         self._in_flight = 0
 
@@ -97,11 +113,20 @@ class Stager:
         worked: bool | None = None
         self._in_flight += 1
         try:
+            request = await self._looked_up(request, deadline)
             result, worked = await _stage(account.api, request, deadline, permit)
         finally:
             self._in_flight -= 1
             permit.close(worked)
         return result
+
+    async def _looked_up(self, request: StagingRequest, deadline: float) -> StagingRequest:
+        """The request with what its lookup found in at most half of the time that is left."""
+        if request.lookup is None or self._lookups is None:
+            return request
+        left = deadline - asyncio.get_running_loop().time()
+        seconds = min(request.lookup.timeout, left / 2)
+        return request.with_found(await self._lookups.find(request.lookup, seconds))
 
 
 async def _stage(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from .call import CallContext, Direction, Wait, clean
 from .errors import BadNumber
+from .lookups import Lookup
 from .numbers import CallerPolicy, caller_number, shows_none
 from .routing import Route
 from .templates import CHANNEL, Filled, fill
@@ -56,7 +57,10 @@ class StagingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingRequest:
-    """The body of ``POST /v1/calls/stage``, with the account and the manner of asking."""
+    """The body of ``POST /v1/calls/stage``, with the account and the manner of asking.
+
+    ``lookup`` is to be done first; what it finds goes into ``dynamic_variables``.
+    """
 
     account: str
     from_number: str
@@ -66,6 +70,7 @@ class StagingRequest:
     direction: Direction | None = None
     dynamic_variables: Mapping[str, Filled] = field(default_factory=dict)
     custom_headers: Mapping[str, str] = field(default_factory=dict)
+    lookup: Lookup | None = None
 
     @classmethod
     def build(
@@ -102,14 +107,14 @@ class StagingRequest:
             "unique_id": call.unique_id,
         }
 
-        def lookup(name: str) -> str:
+        def value_of(name: str) -> str:
             if name.startswith(CHANNEL):
                 return channel_variables.get(name.removeprefix(CHANNEL), "")
             return values[name]
 
-        variables = {name: fill(value, lookup) for name, value in route.dynamic_variables.items()}
+        variables = {name: fill(value, value_of) for name, value in route.dynamic_variables.items()}
         variables.update({name: clean(value) for name, value in call.dynamic_variables.items()})
-        headers = {name: str(fill(value, lookup)) for name, value in route.custom_headers.items()}
+        headers = {name: str(fill(value, value_of)) for name, value in route.custom_headers.items()}
         headers.update(call.custom_headers)
         return cls(
             account=route.account,
@@ -124,7 +129,14 @@ class StagingRequest:
                 for name, text in headers.items()
                 if (value := _header_value(name, text))  # never an empty header
             },
+            lookup=route.lookup.fill(route.name, value_of, call.dynamic_variables)
+            if route.lookup
+            else None,
         )
+
+    def with_found(self, found: Mapping[str, Filled]) -> StagingRequest:
+        """The request once its lookup is done: what was found stands before the route's own."""
+        return replace(self, dynamic_variables={**self.dynamic_variables, **found}, lookup=None)
 
     def body(self) -> dict[str, object]:
         """The JSON body; optional fields only where they say something."""

@@ -169,6 +169,7 @@ def test_route_as_json_shows_the_exact_request_and_needs_no_key(
     assert json.loads(result.output) == {
         "route": "support",
         "account": "default",
+        "lookup": None,
         "request": REQUEST,
         "problem": "",
     }

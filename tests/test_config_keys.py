@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rounded_pbx.config import Config, load, read_keys
+from rounded_pbx.config import Config, load, read_secrets
 from rounded_pbx.errors import ConfigError
 
 KEY = "rk_live_5e17c0ffee"
@@ -30,11 +30,11 @@ def test_a_key_comes_from_a_file_the_environment_or_a_credential(
     monkeypatch.setenv("API_KEY", f"{KEY}2")
     sources = f"a: {{key_file: {tmp_path}/api_key}}, b: {{key_env: API_KEY}}"
     config = loaded(path, f"accounts: {{{sources}, c: {{credential: api_key}}}}\n")
-    keys, unknown = read_keys(path, config)
-    assert unknown == []
-    found = {name: key.get_secret_value() for name, key in keys.items()}
+    secrets = read_secrets(path, config)
+    assert secrets.unknown == []
+    found = {name: key.get_secret_value() for name, key in secrets.keys.items()}
     assert found == {"a": f"{KEY}1", "b": f"{KEY}2", "c": f"{KEY}1"}
-    assert KEY not in repr(keys) + str(keys) + repr(config) + str(config)
+    assert KEY not in repr(secrets) + str(secrets) + repr(config) + str(config)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_key_that_cannot_be_read_is_told_with_its_line_and_never_shown(
     text = f"# a comment\naccounts:\n  default: {{{source.format(path.parent)}}}\n"
     config = loaded(path, text)
     with pytest.raises(ConfigError) as caught:
-        read_keys(path, config)
+        read_secrets(path, config)
     (problem,) = caught.value.problems
     assert (problem.file, problem.line) == (str(path), 3)
     assert says.format(path.parent) in problem.text
@@ -84,8 +84,9 @@ def test_a_key_that_only_the_service_can_read_is_no_mistake(
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     config = loaded(path, f"accounts:\n  default: {{{source}}}\n")
-    keys, (unknown,) = read_keys(path, config)
-    assert keys == {}
+    secrets = read_secrets(path, config)
+    (unknown,) = secrets.unknown
+    assert secrets.keys == {}
     assert (unknown.line, says in unknown.text) == (2, True)
 
 
@@ -114,5 +115,5 @@ def test_a_key_in_the_wrong_place_is_never_repeated(path: Path, text: str) -> No
 def test_a_key_that_is_taken_for_the_name_of_its_variable_is_never_repeated(path: Path) -> None:
     config = loaded(path, f"accounts: {{default: {{key_env: {KEY}}}}}\n")
     with pytest.raises(ConfigError) as caught:
-        read_keys(path, config)
+        read_secrets(path, config)
     assert KEY not in str(caught.value)

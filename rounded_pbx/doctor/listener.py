@@ -107,6 +107,9 @@ async def rehearsal(config: Config) -> AsyncIterator[Rehearsal]:
         mine = config.model_copy(
             update={
                 "api": type(config.api)(base_url=url, warm=1),
+                "routes": tuple(
+                    route.model_copy(update={"lookup": None}) for route in config.routes
+                ),
                 "asterisk": config.asterisk.model_copy(
                     update={"fastagi": type(config.asterisk.fastagi)(listen=str(anywhere))}
                 ),
