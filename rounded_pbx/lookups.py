@@ -29,7 +29,7 @@ JsonPath = tuple[str | int, ...]
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _ORIGIN = re.compile(
-    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])(?P<port>:[0-9]+)?",
+    rf"https?://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?",
     re.IGNORECASE,
 )
 _LITERAL = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
@@ -60,24 +60,12 @@ class UrlTemplate:
         In the path that is one that is empty, ``.`` or ``..``, or holds a slash.
         """
 
-        def known(field: str | None) -> str:
-            return "" if field is None else clean(value_of(field), LONGEST_VALUE)
-
-        def encoded(parts: Parts) -> str:
-            return "".join(
-                literal + quote(known(field), safe="", errors="replace") for literal, field in parts
-            )
-
-        for segment in self.path:
-            values = [known(field) for _, field in segment if field is not None]
-            if values and not (
-                _stays(_decoded("".join(literal + known(field) for literal, field in segment)))
-                and all(_has_no_slash(_decoded(value)) for value in values)
-            ):
-                return None
-        target = "/".join(map(encoded, self.path))
+        values = {name: clean(value_of(name), LONGEST_VALUE) for name in self.fields}
+        if not all(_stays(segment, values) for segment in self.path):
+            return None
+        target = "/".join(_encoded(segment, values) for segment in self.path)
         if self.query:
-            target += "?" + encoded(self.query)
+            target += "?" + _encoded(self.query, values)
         return target if len(self.origin) + len(target) <= LONGEST_URL else None
 
 
@@ -148,30 +136,24 @@ def compile_url(text: object) -> UrlTemplate:
     if "#" in rest:
         raise ValueError("has a fragment (#); expected %23, if the server wants one")
     origin = _ORIGIN.fullmatch(scheme + separator + authority)
-    if not origin or not _is_host(origin["host"]) or int((origin["port"] or ":80")[1:7]) > 65535:
+    port = int(origin["port"] or 80) if origin else 0
+    if not origin or not _is_host(origin["host"]) or not 0 < port < 65536:
         raise ValueError("is not a URL such as https://crm.example.net/customers/{caller.number}")
-    parts = parse(rest[len(authority) :] or "/")
+    target = rest[len(authority) :]
+    parts = parse(target if target.startswith("/") else "/" + target)
     for literal, _ in parts:
-        fine = _LITERAL.match(literal)
-        end = fine.end() if fine else 0
-        if end < len(literal):
-            wanted = quote(literal[end], errors="replace")
-            if wanted == literal[end] or literal[end] == "%":
-                wanted = "%25"
-            raise ValueError(f"holds {literal[end]!r}; expected {wanted}, percent-encoded")
+        wrong = _LITERAL.sub("", literal, count=1)
+        if wrong:
+            wanted = quote(wrong[0], errors="replace")
+            raise ValueError(f"holds {wrong[0]!r}; expected {wanted}, percent-encoded")
     path, *queries = _split(parts, "?")
     if len(queries) > 1:
         raise ValueError("holds a second question mark; expected %3F")
     segments = _split(path, "/")
-    if segments[0] != (("", None),):  # https://host?query
-        segments.insert(0, (("", None),))
     for segment in segments:
-        if _decoded("".join(literal for literal, _ in segment)) in (".", "..") and not any(
-            field for _, field in segment
-        ):
-            raise ValueError("has a path with . or .. in it; expected one without")
-    if len(segments) == 1:
-        segments.append((("", None),))
+        literals = "".join(literal for literal, _ in segment)
+        if all(name is None for _, name in segment) and {".", ".."} & {*_steps(literals)}:
+            raise ValueError("has . or .. in its path; expected it without")
     return UrlTemplate(
         origin[0].lower(),
         origin["host"].strip("[]").lower(),
@@ -282,11 +264,22 @@ def _decoded(text: str) -> str:
     return text
 
 
-def _has_no_slash(text: str) -> bool:
-    return not re.search(r"[/\\]", text)
+def _encoded(parts: Parts, values: Mapping[str, str]) -> str:
+    return "".join(
+        literal + (quote(values[name], safe="", errors="replace") if name is not None else "")
+        for literal, name in parts
+    )
 
 
-def _stays(segment: str) -> bool:
+def _stays(segment: Parts, values: Mapping[str, str]) -> bool:
     """Whether a segment is one wherever its slashes, its dots and its parameters are looked at."""
-    names = [part.partition(";")[0].strip() for part in re.split(r"[/\\]", segment)]
-    return not any(name in ("", ".", "..") for name in names)
+    names = [name for _, name in segment if name is not None]
+    if any(re.search(r"[/\\]", _decoded(values[name])) for name in names):
+        return False
+    text = "".join(literal + values.get(name or "", "") for literal, name in segment)
+    return not names or not any(name in ("", ".", "..") for name in _steps(text))
+
+
+def _steps(segment: str) -> list[str]:
+    """What a server may make of one segment."""
+    return [step.partition(";")[0].strip() for step in re.split(r"[/\\]", _decoded(segment))]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
@@ -40,10 +43,10 @@ _NOT_KNOWN = (404, 410)
 class _Origin:
     """The connections to one origin, its breaker, and what the log has said of it."""
 
-    def __init__(self, url: str, transport: KeepAliveTransport) -> None:
+    def __init__(self, url: str, transport: KeepAliveTransport, clock: Callable[[], float]) -> None:
         self.url = url
         self.transport = transport
-        self.breaker = Breaker()
+        self.breaker = Breaker(clock=clock)
         self.quiet_until = 0.0
         self.said = ""
 
@@ -65,7 +68,7 @@ class HttpLookups:
         origins: every origin that will be asked.
         secrets: for each route, the values of its secret headers.
         trust_env: let the environment's proxy settings in.
-        clock: seconds, for the log's sake.
+        clock: seconds, for the breakers and the log.
 
     Raises:
         RoundedPbxError: the environment's proxy is one that we cannot use.
@@ -94,6 +97,7 @@ class HttpLookups:
                     max_connections=MAX_CONNECTIONS,
                     proxy=proxy_for(origin) if trust_env else None,
                 ),
+                clock,
             )
             for origin in origins
         }
@@ -191,7 +195,9 @@ def _in_words(error: BaseException) -> str:
     """What happened, in the system's words or by its kind: a server's own could say anything."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
+        if isinstance(cause, ssl.SSLError | socket.gaierror) and cause.strerror:
             return cause.strerror
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__
     return type(error).__name__
