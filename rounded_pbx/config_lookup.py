@@ -42,7 +42,7 @@ _Value = Annotated[
     matching(HEADER_LINE, "one line of visible ASCII", secret=True),
     AfterValidator(_literal),
 ]
-_Path = Annotated[JsonPath, BeforeValidator(as_text), PlainValidator(compile_path)]
+_Path = Annotated[JsonPath, PlainValidator(compile_path), BeforeValidator(as_text)]
 
 
 class LookupSection(Section):

@@ -117,3 +117,74 @@ def test_a_key_that_is_taken_for_the_name_of_its_variable_is_never_repeated(path
     with pytest.raises(ConfigError) as caught:
         read_secrets(path, config)
     assert KEY not in str(caught.value)
+
+
+HEADERS = """\
+accounts: {{default: {{key_env: API_KEY}}}}
+routes:
+  - name: a
+    agent_id: 411b82c8-462a-4e1b-89bc-10ab3ce1ed29
+    lookup:
+      url: https://crm.example.net/
+      variables: {{name: name}}
+      secret_headers:
+        Authorization: {{{0}}}
+        X-Token: {{key_env: TOKEN}}
+"""
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", KEY)
+    monkeypatch.setenv("TOKEN", "t" * 4000)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_secret_header_is_the_whole_value_spaces_and_all(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crm").write_text(f"Bearer {KEY}\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for source in (f"key_file: {tmp_path}/crm", "credential: crm"):
+        config = loaded(path, HEADERS.format(source))
+        secrets = read_secrets(path, config)
+        values = {name: value.get_secret_value() for name, value in secrets.headers["a"].items()}
+        assert values == {"Authorization": f"Bearer {KEY}", "X-Token": "t" * 4000}
+        assert KEY not in repr(secrets) + str(secrets) + repr(config) + repr(config.route_table())
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "{0} holds no header value: expected one line of visible ASCII"),
+        (f"Bearer\n{KEY}", "{0} holds no header value: expected one line of visible ASCII"),
+        (f"Bearer {KEY}\tx", "{0} holds no header value: expected one line of visible ASCII"),
+        (f"Bearer {KEY}é", "{0} holds no header value: expected one line of visible ASCII"),
+        (None, "{0}: No such file or directory"),
+    ],
+)
+def test_every_secret_that_cannot_be_read_is_told_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, says: str
+) -> None:
+    file = path.parent / "crm"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.delenv("API_KEY")
+    config = loaded(path, HEADERS.format(f"key_file: {file}"))
+    with pytest.raises(ConfigError) as caught:
+        read_secrets(path, config)
+    key, header = caught.value.problems
+    assert (key.line, "accounts.default: " in key.text) == (1, True)
+    where = "routes.0.lookup.secret_headers.Authorization: "
+    assert (header.line, header.text) == (9, where + says.format(file))
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_header_that_only_the_service_can_read_is_no_mistake(path: Path) -> None:
+    secrets = read_secrets(path, loaded(path, HEADERS.format("credential: crm")))
+    (unknown,) = secrets.unknown
+    assert (unknown.line, "crm is known to the systemd service only" in unknown.text) == (9, True)
+    assert [*secrets.headers["a"]] == ["X-Token"]
