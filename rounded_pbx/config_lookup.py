@@ -57,6 +57,13 @@ class LookupSection(Section):
     timeout: Seconds = Field(default=0.4, ge=0.05, le=30.0)
     variables: dict[VariableName, _Path]
 
+    @pydantic.field_validator("variables")
+    @classmethod
+    def _some(cls, value: dict[str, JsonPath]) -> dict[str, JsonPath]:
+        if not value:
+            raise ValueError("is empty; expected a variable and where it stands in the answer")
+        return value
+
     @pydantic.model_validator(mode="after")
     def _each_header_once(self) -> Self:
         names = [name.lower() for name in (*self.headers, *self.secret_headers)]
@@ -70,12 +77,6 @@ class LookupSection(Section):
         url: UrlTemplate = self.url
         if self.secret_headers and url.origin.startswith("http:") and not is_loopback(url.host):
             raise ValueError("url would send secret_headers in clear; expected https://")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _finds_something(self) -> Self:
-        if not self.variables:
-            raise ValueError("variables is empty; expected a variable and where it stands")
         return self
 
     def to_template(self) -> LookupTemplate:

@@ -38,7 +38,7 @@ from .helpers import (
     sandbox,
     server_tls,
 )
-from .test_stager import FakeApi, within
+from .test_stager import MARGIN, FakeApi, within
 
 SECRET = "Bearer hush-5e17c0ffee"
 NUMBER = "33700000001"
@@ -202,7 +202,7 @@ async def test_a_fault_of_a_server_is_nothing_found_in_time_and_one_line_of_the_
         for _ in range(2):
             started = time.monotonic()
             assert await subject.find(lookup(server.url), 0.2) == {}
-            assert time.monotonic() - started < 0.5
+            assert time.monotonic() - started < 0.2 + MARGIN
         assert len(server.requests) <= 2
     (line,) = told(log)
     assert line.startswith(f"lookups at {server.url} fail, calls go on without: {why}")
@@ -219,10 +219,11 @@ async def test_a_server_that_is_not_there_is_told_in_the_systems_words(
 
 
 async def test_that_nobody_is_known_is_no_fault(log: pytest.LogCaptureFixture) -> None:
-    script = says(answer(404, {}), JEAN, answer(200, {"customer": {"tags": []}}))
+    nobody = b"HTTP/1.1 204 No Content\r\n\r\n"
+    script = says(answer(404, {}), JEAN, nobody, answer(200, {"customer": {"tags": []}}))
     async with asking(script) as (server, subject):
-        found = [await subject.find(lookup(server.url), 1.0) for _ in range(3)]
-    assert found == [{}, FOUND, {}]
+        found = [await subject.find(lookup(server.url), 1.0) for _ in range(4)]
+    assert found == [{}, FOUND, {}, {}]
     assert told(log) == []
 
 
@@ -279,9 +280,18 @@ async def test_a_server_that_hangs_takes_few_connections_and_no_time_of_another(
             for _ in range(4 * MAX_CONNECTIONS)
         ]
         await eventually(lambda: len(bad.requests) == MAX_CONNECTIONS)
-        assert await subject.find(lookup(good.url), 0.2) == FOUND
+        assert await subject.find(lookup(good.url), 1.0) == FOUND
         assert len(bad.peers) == MAX_CONNECTIONS
         assert await asyncio.gather(*crowd) == [{}] * len(crowd)
+
+
+async def test_answers_that_are_not_read_to_their_end_keep_no_place() -> None:
+    async with asking(BAD["huge"][0]) as (server, subject):
+        for _ in range(MAX_CONNECTIONS):
+            assert await subject.find(lookup(server.url), 1.0) == {}
+        assert len(server.requests) == MAX_CONNECTIONS
+        assert await subject.find(lookup(server.url), 1.0) == {}
+        assert len(server.requests) == MAX_CONNECTIONS + 1
 
 
 async def test_those_that_only_waited_for_their_turn_say_nothing_of_the_server(
@@ -384,7 +394,7 @@ async def test_what_a_lookup_finds_is_staged_with_the_call() -> None:
 
 
 @pytest.mark.parametrize("script", [silent, hanging, dripping(JEAN)])
-@pytest.mark.parametrize(("timeout", "seconds"), [(30.0, 0.4), (0.1, 3.0)])
+@pytest.mark.parametrize(("timeout", "seconds"), [(30.0, 0.6), (0.1, 3.0)])
 async def test_a_late_lookup_is_left_out_and_the_id_arrives_before_the_deadline(
     script: Script, timeout: float, seconds: float
 ) -> None:
@@ -395,7 +405,7 @@ async def test_a_late_lookup_is_left_out_and_the_id_arrives_before_the_deadline(
         result = await staging(api, subject).stage(request, within(seconds))
     assert result == StagingResult(Outcome.STAGED, CALL_ID)
     waited = api.posts[0][2] - started
-    assert min(timeout, seconds / 2) - 0.01 <= waited < min(timeout, seconds / 2) + 0.09
+    assert min(timeout, seconds / 2) - 0.01 <= waited < min(timeout, seconds / 2) + 0.15
     assert sent(api) == [{"name": "client"}]
 
 

@@ -281,7 +281,7 @@ MISTAKES = [
     ),
     (HTTPS + "      secret_headers: {TE: {key_env: K}}\n", 8, "TE is set by the lookup itself"),
     (HTTP + SECRET_HEADER, 5, "url would send secret_headers in clear; expected https://"),
-    (HTTPS.replace("a: b", ""), 5, "variables is empty; expected a variable and where it stands"),
+    (HTTPS.replace("a: b", ""), 6, "variables: is empty; expected a variable and where it stands"),
     (HTTPS.replace("a: b", "a: $.b"), 6, "'$.b' is no path into the answer, such as customer.tags"),
     (HTTPS.replace("a: b", "a: "), 6, "a: this is no path into the answer"),
     (HTTPS.replace("a: b", "'': b"), 6, "'' is not the name of a variable"),

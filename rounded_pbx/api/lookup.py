@@ -37,7 +37,7 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "rounded_pbx",
 }
-_NOT_KNOWN = (404, 410)
+_NOT_KNOWN = (204, 404, 410)
 
 
 class _Origin:
