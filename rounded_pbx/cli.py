@@ -97,13 +97,19 @@ def _load(config: Path | None) -> tuple[Path, Config]:
     return path, load(path)
 
 
-def _keys(path: Path, config: Config) -> dict[str, str]:
-    from .config import read_keys
+def _secrets(path: Path, config: Config) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """The accounts' keys, and the secret headers of the routes' lookups."""
+    from .config import read_secrets
 
-    keys, unknown = read_keys(path, config)
-    if unknown:
-        raise ConfigError(unknown)
-    return {name: key.get_secret_value() for name, key in keys.items()}
+    secrets = read_secrets(path, config)
+    if secrets.unknown:
+        raise ConfigError(secrets.unknown)
+    keys = {name: key.get_secret_value() for name, key in secrets.keys.items()}
+    headers = {
+        route: {name: value.get_secret_value() for name, value in values.items()}
+        for route, values in secrets.headers.items()
+    }
+    return keys, headers
 
 
 @contextlib.contextmanager
@@ -125,7 +131,7 @@ def serve(
     from . import daemon
 
     path, settings = _load(config)
-    keys = _keys(path, settings)
+    keys, headers = _secrets(path, settings)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -133,7 +139,7 @@ def serve(
     for noisy in ("httpx", "httpcore", "panoramisk"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with _saying_why():
-        asyncio.run(daemon.serve(settings, keys))
+        asyncio.run(daemon.serve(settings, keys, headers))
 
 
 @app.command()
@@ -142,11 +148,11 @@ def check(config: ConfigOption = None) -> None:
     from rich.table import Table
 
     from . import cli_accounts
-    from .config import read_keys
+    from .config import read_secrets
     from .tenants import DEFAULT
 
     path, settings = _load(config)
-    _, unknown = read_keys(path, settings)
+    unknown = read_secrets(path, settings).unknown
     table = Table(box=None)
     for column in ("route", "DIDs", "agent", "account", "on failure", "fallback"):
         table.add_column(column, overflow="fold")
@@ -196,6 +202,7 @@ def route(
             {
                 "route": found.name if found else None,
                 "account": account,
+                "lookup": _lookup(request) if request else None,
                 "request": request.body() if request else None,
                 "problem": problem,
             }
@@ -211,10 +218,36 @@ def route(
         if request is None:
             out.print(f"[red]BAD_NUMBER[/]  {escape(problem)}", soft_wrap=True)
         else:
+            if found.lookup is not None:
+                for label, text in _shown_lookup(request):
+                    out.print(f"[bold]{label:11}[/] {escape(text)}", soft_wrap=True)
             sync = "?sync=true" if request.wait.value == "sync" else ""
             out.print(f"[bold]POST[/] {escape(settings.api.base_url)}/v1/calls/stage{sync}")
             out.print_json(json.dumps(request.body()))
     raise typer.Exit(0 if request else 1)
+
+
+def _lookup(request: StagingRequest) -> dict[str, Any] | None:
+    """The lookup as it would be asked, each secret header as ***."""
+    lookup = request.lookup
+    if lookup is None:
+        return None
+    headers = {**lookup.headers, **dict.fromkeys(lookup.secret_headers, "***")}
+    return {"url": lookup.url, "headers": headers, "variables": [*lookup.variables]}
+
+
+def _shown_lookup(request: StagingRequest) -> Iterator[tuple[str, str]]:
+    lookup = _lookup(request)
+    if lookup is None:
+        yield (
+            "lookup",
+            "none: a value of this call cannot stand in the path, or the URL is too long",
+        )
+        return
+    yield "lookup", f"GET {lookup['url']}"
+    for name, value in lookup["headers"].items():
+        yield "", f"{name}: {value}"
+    yield "", f"for {', '.join(lookup['variables'])}"
 
 
 @app.command()
@@ -232,10 +265,10 @@ def stage(
 ) -> None:
     """Stage one call from the shell, as the dialplan would."""
     path, settings = _load(config)
-    keys = _keys(path, settings)
+    secrets = _secrets(path, settings)
     call = _call(did, caller, name, route_name, context, domain, account_code)
     with _saying_why():
-        answer = asyncio.run(_stage(settings, keys, call, _pairs(channel)))
+        answer = asyncio.run(_stage(settings, *secrets, call, _pairs(channel)))
     if as_json:
         print_json(dict(answer))
     else:
@@ -245,7 +278,11 @@ def stage(
 
 
 async def _stage(
-    settings: Config, keys: Mapping[str, str], call: CallContext, channel: Mapping[str, str]
+    settings: Config,
+    keys: Mapping[str, str],
+    headers: Mapping[str, Mapping[str, str]],
+    call: CallContext,
+    channel: Mapping[str, str],
 ) -> tuple[tuple[str, str], ...]:
     from . import handler
     from .accounts import Accounts
@@ -256,7 +293,10 @@ async def _stage(
             return channel
 
     accepted = asyncio.get_running_loop().time()
-    async with Accounts(settings, keys) as accounts, at_the_desk(settings, accounts) as desk:
+    async with (
+        Accounts(settings, keys) as accounts,
+        at_the_desk(settings, accounts, headers) as desk,
+    ):
         answer = await handler.stage(
             call,
             desk,

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .config import config_path, load, read_keys
+from .config import config_path, load, read_secrets
 from .doctor.examine import examine, not_to_be_used
 from .doctor.prove import prove as prove_calls
 from .doctor.results import CheckResult, Verdict, exit_status, wrong
@@ -84,7 +84,7 @@ async def _results(path: Path, *, prove: bool, live: bool) -> AsyncIterator[Chec
         yield result
     if prove:
         try:
-            keys = {n: k.get_secret_value() for n, k in read_keys(path, config)[0].items()}
+            keys = {n: k.get_secret_value() for n, k in read_secrets(path, config).keys.items()}
         except ConfigError:
             keys = {}  # which examine has said
         async for result in prove_calls(config, keys, live=live):

@@ -11,6 +11,8 @@ import os
 import platform
 import re
 import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -19,6 +21,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 from .call import Direction, Switch, Wait
 from .config_checks import cross_checks, explain
+from .config_lookup import LookupSection
 from .config_prestage import Prestage
 from .config_secrets import Account, Ami, Esl, KeyUnknownHere
 from .config_types import (
@@ -44,13 +47,14 @@ from .config_types import (
     VariableValue,
     WholeNumber,
     as_list,
+    is_loopback,
     matching,
 )
 from .errors import ConfigError, Problem
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable, number_forms
 from .tenants import AccountTable
-from .yamlfile import YamlFile
+from .yamlfile import Loc, YamlFile
 
 DEFAULT_PATH = Path("/etc/rounded_pbx/config.yml")
 ENVIRONMENT = "ROUNDED_PBX_CONFIG"
@@ -61,13 +65,6 @@ LOOPBACK: tuple[Network, ...] = (
     ipaddress.ip_network("127.0.0.0/8"),
     ipaddress.ip_network("::1/128"),
 )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Api(Section):
@@ -100,7 +97,7 @@ class Api(Section):
         if not url or int(url[3] or 0) > 65535:
             shown = "this" if "@" in value else repr(value)  # a password may stand in it
             raise ValueError(f"{shown} is not a URL such as https://api.callrounded.com")
-        if url[1] == "http" and not _is_loopback(url[2].strip("[]")):
+        if url[1] == "http" and not is_loopback(url[2].strip("[]")):
             raise ValueError(f"{value!r} would send the API key in clear; expected https://")
         if url[2].startswith("["):
             ipaddress.IPv6Address(url[2].strip("[]"))
@@ -162,6 +159,7 @@ class RouteSection(Section):
     send_unstaged: bool | None = None
     dynamic_variables: dict[VariableName, VariableValue] = Field(default_factory=dict)
     custom_headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    lookup: LookupSection | None = None
     on_failure: Next | None = None
     fallback: Fallback = Fallback()
 
@@ -181,6 +179,7 @@ class RouteSection(Section):
             send_unstaged=calls.send_unstaged if self.send_unstaged is None else self.send_unstaged,
             dynamic_variables=self.dynamic_variables,
             custom_headers=self.custom_headers,
+            lookup=self.lookup.to_template() if self.lookup else None,
             on_failure=self.on_failure or calls.default_on_failure,
             fallback={Switch(name): target for name, target in self.fallback if target},
         )
@@ -339,26 +338,43 @@ def load(path: Path) -> Config:
     return config
 
 
-def read_keys(path: Path, config: Config) -> tuple[dict[str, SecretStr], list[Problem]]:
-    """The API key of each account; and the secrets that only the systemd service can read.
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What is read when the daemon starts: each account's key, each route's secret headers.
+
+    ``unknown`` names those that only the systemd service can read.
+    """
+
+    keys: dict[str, SecretStr]
+    headers: dict[str, dict[str, SecretStr]]
+    unknown: list[Problem]
+
+
+def read_secrets(path: Path, config: Config) -> Secrets:
+    """The API keys, the secret headers; and whether the store's password can be read.
 
     Raises:
-        ConfigError: for each key that nobody can read.
+        ConfigError: for each that nobody can read.
     """
-    file, keys = YamlFile(path), {}
+    file, secrets = YamlFile(path), Secrets({}, {}, [])
     problems: list[Problem] = []
-    unknown: list[Problem] = []
-    for name, account in config.accounts.items():
+
+    def read(reader: Callable[[], SecretStr], into: dict[str, SecretStr], loc: Loc) -> None:
         try:
-            keys[name] = account.read_key()
+            into[str(loc[-1])] = reader()
         except ValueError as error:
-            found = unknown if isinstance(error, KeyUnknownHere) else problems
-            found.append(file.problem(("accounts", name), f"accounts.{name}: {error}"))
-    try:
-        config.prestage.read_password()
-    except ValueError as error:
-        found = unknown if isinstance(error, KeyUnknownHere) else problems
-        found.append(file.problem(("prestage",), f"prestage: {error}"))
+            found = secrets.unknown if isinstance(error, KeyUnknownHere) else problems
+            found.append(file.problem(loc, f"{'.'.join(map(str, loc))}: {error}"))
+
+    for name, account in config.accounts.items():
+        read(account.read_key, secrets.keys, ("accounts", name))
+    for index, route in enumerate(config.routes):
+        sources = route.lookup.secret_headers if route.lookup else {}
+        values = secrets.headers.setdefault(route.name, {})
+        for header, source in sources.items():
+            read(source.read_value, values, ("routes", index, "lookup", "secret_headers", header))
+    if config.prestage.has_password:
+        read(config.prestage.read_secret, {}, ("prestage",))
     if problems:
         raise ConfigError(problems)
-    return keys, unknown
+    return secrets

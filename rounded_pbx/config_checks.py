@@ -33,7 +33,7 @@ _KINDS = {
     "tuple_type": "is not a list",
 }
 # Values are shown only where no key can stand in them, and never more than this.
-_KEYS_STAND_IN = {"accounts", "ami", "esl"}
+_KEYS_STAND_IN = {"accounts", "ami", "esl", "lookup"}
 _LONGEST_VALUE = 60
 
 _SELECTORS = {"account_codes": "account code", "domains": "domain", "contexts": "context"}
@@ -75,6 +75,7 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
             where = "on_failure" if route.get("on_failure") else "name"
             text = "on_failure is fallback; expected a fallback for at least one switch"
             yield (*here, where), text
+        yield from _lookup_in_time(here, route, calls)
         country = route.get("country") or numbers.get("country")
         for loc, did in _dids(here, route):
             forms = number_forms(did, str(country) if country else None)
@@ -111,6 +112,21 @@ def _selector_checks(accounts: object) -> Iterator[tuple[Loc, str]]:
                     loc = (*loc, index) if isinstance(given, list) else loc
                     where = ".".join(map(str, loc))
                     yield loc, f"{where}: this {what} already leads to the account {taken[key]}"
+
+
+def _lookup_in_time(
+    here: Loc, route: Mapping[str, Any], calls: Mapping[str, Any]
+) -> Iterator[tuple[Loc, str]]:
+    lookup = route.get("lookup")
+    if not isinstance(lookup, dict):
+        return
+    deadline, timeout = calls.get("deadline", 1.5), lookup.get("timeout", 0.4)
+    numbers = isinstance(deadline, int | float) and isinstance(timeout, int | float)
+    if numbers and deadline <= timeout <= 30:  # beyond, it is told that it is too much
+        text = (
+            f"a timeout of {timeout:g} s leaves a call no time; expected less than calls.deadline"
+        )
+        yield (*here, "lookup", "timeout"), f"{text}, {deadline:g} s"
 
 
 def _section(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Self
 
 import pydantic
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field
 
 from .config_secrets import SECRET_SOURCES, Secret
 from .config_types import Name, Seconds
@@ -59,13 +59,10 @@ class Prestage(Secret):
             raise ValueError("margin is not less than dropped_after: nothing could be collected")
         return self
 
-    def read_password(self) -> SecretStr | None:
-        """Redis's password; None where it has none.
-
-        Raises:
-            ValueError: it cannot be read, or is none; the message never repeats it.
-        """
-        return self.read_secret() if any(getattr(self, name) for name in SECRET_SOURCES) else None
+    @property
+    def has_password(self) -> bool:
+        """Whether Redis wants one: ``read_secret`` reads it."""
+        return any(getattr(self, name) for name in SECRET_SOURCES)
 
     def fresh(self, ring: float) -> float:
         """Seconds in which a staged call can be collected, where the trunk rings for ``ring``."""

@@ -30,6 +30,8 @@ _EnvironmentName = Annotated[
     str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
 ]
 _CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
+#: The value of an HTTP header; a token can be long.
+HEADER_LINE = r"[!-~](?:[ -~]{0,4094}[!-~])?"
 
 
 SECRET_SOURCES = ("secret_file", "secret_env", "credential")
@@ -39,27 +41,30 @@ class KeyUnknownHere(ValueError):
     """The key is a systemd credential, and this process is not the service that gets it."""
 
 
-class Account(Section):
-    """Where an API key comes from, which calls it is for, and how much it may stage.
+class _Key(Section):
+    """Where a key comes from: exactly one of a file, the environment, a credential.
 
-    The key comes from exactly one of a file, the environment, a credential: ``credential`` is the
-    name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``. ``rate`` is in stagings a
-    second, on average.
+    ``credential`` is the name of a systemd credential, read from ``$CREDENTIALS_DIRECTORY``.
     """
 
     key_file: Path | None = None
     key_env: _EnvironmentName | None = None
     credential: _CredentialName | None = None
-    account_codes: Annotated[tuple[AccountCode, ...], BeforeValidator(as_list)] = ()
-    domains: Annotated[tuple[Domain, ...], BeforeValidator(as_list)] = ()
-    contexts: Annotated[tuple[Context, ...], BeforeValidator(as_list)] = ()
-    max_in_flight: WholeNumber | None = Field(default=None, ge=1, le=100_000)
-    rate: PerSecond | None = Field(default=None, ge=0.01, le=10_000)
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> Self:
         _exactly_one(self, "key_file", "key_env", "credential")
         return self
+
+
+class Account(_Key):
+    """An API key, which calls it is for, and how much it may stage; ``rate`` is in a second."""
+
+    account_codes: Annotated[tuple[AccountCode, ...], BeforeValidator(as_list)] = ()
+    domains: Annotated[tuple[Domain, ...], BeforeValidator(as_list)] = ()
+    contexts: Annotated[tuple[Context, ...], BeforeValidator(as_list)] = ()
+    max_in_flight: WholeNumber | None = Field(default=None, ge=1, le=100_000)
+    rate: PerSecond | None = Field(default=None, ge=0.01, le=10_000)
 
     @property
     def selectors(self) -> Selectors:
@@ -75,6 +80,19 @@ class Account(Section):
             ValueError: it cannot be read, or is none; the message never repeats it.
         """
         return _read("API key", self.key_file, "key_env", self.key_env, self.credential)
+
+
+class SecretHeader(_Key):
+    """Where the whole value of a lookup's header comes from, such as ``Bearer abc``."""
+
+    def read_value(self) -> SecretStr:
+        """The value.
+
+        Raises:
+            ValueError: it cannot be read, or is none; the message never repeats it.
+        """
+        source = (self.key_file, "key_env", self.key_env, self.credential)
+        return _read("header value", *source, pattern=HEADER_LINE)
 
 
 class Secret(Section):
@@ -123,7 +141,12 @@ def _exactly_one(section: Section, *names: str) -> None:
 
 
 def _read(
-    what: str, file: Path | None, option: str, variable: str | None, credential: str | None
+    what: str,
+    file: Path | None,
+    option: str,
+    variable: str | None,
+    credential: str | None,
+    pattern: str = r"[!-~]{1,512}",
 ) -> SecretStr:
     if variable is not None:
         source, secret = f"the environment variable of {option}", os.environ.get(variable)
@@ -142,6 +165,6 @@ def _read(
             if path.is_relative_to("/run/credentials") and not directory:
                 raise KeyUnknownHere(f"{source} exists for the systemd service only") from None
             raise ValueError(f"{source}: {said}") from None
-    if not re.fullmatch(r"[!-~]{1,512}", secret.strip()):
+    if not re.fullmatch(pattern, secret.strip()):
         raise ValueError(f"{source} holds no {what}: expected one line of visible ASCII")
     return SecretStr(secret.strip())

@@ -31,6 +31,14 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, an address or a name, is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def as_text(value: object) -> object:
     """A number that YAML has read as one is text again: only canonical ones become numbers."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

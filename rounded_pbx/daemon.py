@@ -11,6 +11,8 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from .accounts import Accounts
+from .api import HttpLookups
+from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
 from .config import Config, Listening
 from .config_prestage import Prestage
@@ -40,37 +42,54 @@ CONNECTIONS_EACH = 8
 
 
 @contextlib.asynccontextmanager
-async def at_the_desk(config: Config, accounts: Accounts) -> AsyncIterator[Desk]:
-    """What calls are handled with under a configuration; leaving it ends what nobody waits for."""
+async def at_the_desk(
+    config: Config,
+    accounts: Accounts,
+    headers: Mapping[str, Mapping[str, str]],
+) -> AsyncIterator[Desk]:
+    """What calls are handled with; leaving it ends what nobody waits for.
+
+    ``headers`` are the secret ones of each route's lookup.
+
+    Raises:
+        RoundedPbxError: the environment's proxy is one that we cannot use.
+    """
     errands = Errands(
         accounts.clients,
         pbx=config.pbx_name,
         at_once=max(1, config.api.max_connections // CONNECTIONS_EACH),
         terminate=config.prestage.terminate_abandoned,
     )
-    stager = Stager(accounts.by_name, config.calls.max_in_flight, errands)
-    tickets = Prestages(
-        stager,
-        _store(config.prestage, errands.dispose),
-        limit=config.prestage.limit,
-        fresh=config.fresh,
-        most=TICKETS_EACH * config.calls.max_in_flight,
-        dispose=errands.dispose,
-    )
-    running_errands = asyncio.ensure_future(errands.run())
-    try:
-        yield Desk(
-            routes=config.route_table(),
-            policy=config.numbers.policy,
-            stager=stager,
-            default_on_failure=config.calls.default_on_failure,
-            tickets=tickets,
-            accounts=config.account_table(),
+    async with HttpLookups(
+        _lookup_origins(config), headers, trust_env=config.api.trust_env
+    ) as lookups:
+        stager = Stager(accounts.by_name, config.calls.max_in_flight, lookups, errands)
+        tickets = Prestages(
+            stager,
+            _store(config.prestage, errands.dispose),
+            limit=config.prestage.limit,
+            fresh=config.fresh,
+            most=TICKETS_EACH * config.calls.max_in_flight,
+            dispose=errands.dispose,
         )
-    finally:
-        await tickets.aclose(DRAIN_MARGIN)
-        await errands.finish(DRAIN_MARGIN)
-        await _cancelled(running_errands)
+        running_errands = asyncio.ensure_future(errands.run())
+        try:
+            yield Desk(
+                routes=config.route_table(),
+                policy=config.numbers.policy,
+                stager=stager,
+                default_on_failure=config.calls.default_on_failure,
+                tickets=tickets,
+                accounts=config.account_table(),
+            )
+        finally:
+            await tickets.aclose(DRAIN_MARGIN)
+            await errands.finish(DRAIN_MARGIN)
+            await _cancelled(running_errands)
+
+
+def _lookup_origins(config: Config) -> set[str]:
+    return {route.lookup.url.origin for route in config.routes if route.lookup is not None}
 
 
 def _store(prestage: Prestage, dispose: Dispose) -> Store:
@@ -78,10 +97,8 @@ def _store(prestage: Prestage, dispose: Dispose) -> Store:
         return MemoryStore(dispose)
     from .prestage_redis import RedisStore  # an extra
 
-    password = prestage.read_password()
-    return RedisStore(
-        prestage.store, prestage.username, password.get_secret_value() if password else None
-    )
+    password = prestage.read_secret().get_secret_value() if prestage.has_password else None
+    return RedisStore(prestage.store, prestage.username, password)
 
 
 async def _cancelled(task: asyncio.Future[None]) -> None:
@@ -90,7 +107,7 @@ async def _cancelled(task: asyncio.Future[None]) -> None:
         await task
 
 
-#: Open files beside sessions and connections to the API: the loop, the log, tables being read.
+#: Open files beside sessions and what goes out over HTTP: the loop, the log, tables being read.
 OTHER_FILES = 64
 
 
@@ -102,6 +119,7 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
     """
     sessions = 2 * config.calls.max_in_flight
     others = accounts * config.api.max_connections + OTHER_FILES
+    others += len(_lookup_origins(config)) * MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = listeners * sessions + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -114,14 +132,21 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, keys: Mapping[str, str]) -> AsyncIterator[dict[Switch, Address]]:
-    """The daemon at work; yields where it listens. Leaving it lets the calls in flight end."""
+async def running(
+    config: Config,
+    keys: Mapping[str, str],
+    headers: Mapping[str, Mapping[str, str]] | None = None,
+) -> AsyncIterator[dict[Switch, Address]]:
+    """The daemon at work; yields where it listens. Leaving it lets the calls in flight end.
+
+    ``headers`` are the secret ones of each route's lookup.
+    """
     # phonenumbers reads its tables when they are first asked: now, and not during a call.
     with contextlib.suppress(BadNumber):
         to_e164("0123456789", config.numbers.country)
     async with (
         Accounts(config, keys) as accounts,
-        at_the_desk(config, accounts) as desk,
+        at_the_desk(config, accounts, headers or {}) as desk,
         _listening(config, len(keys), lambda: desk) as addresses,
     ):
         warming = asyncio.ensure_future(accounts.keep_warm())
@@ -173,9 +198,11 @@ async def until_stopped() -> None:
     await stop.wait()
 
 
-async def serve(config: Config, keys: Mapping[str, str]) -> None:
+async def serve(
+    config: Config, keys: Mapping[str, str], headers: Mapping[str, Mapping[str, str]]
+) -> None:
     """Run until SIGTERM or SIGINT."""
-    async with running(config, keys):
+    async with running(config, keys, headers):
         # What is loaded now stays: a full collection would walk it for 8 ms, in somebody's call.
         gc.collect()
         gc.freeze()

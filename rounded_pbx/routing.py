@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from .call import CallContext, Direction, Switch, Wait
 from .errors import BadNumber
+from .lookups import LookupTemplate
 from .numbers import E164, to_e164
 from .templates import CHANNEL, Template, Value, fields
 
@@ -43,6 +44,7 @@ class Route:
     send_unstaged: bool = True
     dynamic_variables: Mapping[str, Value] = field(default_factory=dict)
     custom_headers: Mapping[str, str | Template] = field(default_factory=dict)
+    lookup: LookupTemplate | None = None
     on_failure: Next = Next.DIAL
     fallback: Mapping[Switch, str] = field(default_factory=dict)
 
@@ -58,8 +60,10 @@ class Route:
         return (own or readings or [to_e164(did, self.country)])[0]
 
     def channel_variables(self) -> tuple[str, ...]:
-        """The channel variables that the route's templates name, sorted."""
+        """The channel variables that the route's templates and its lookup name, sorted."""
         named = {*fields(self.dynamic_variables), *fields(self.custom_headers)}
+        if self.lookup is not None:
+            named.update(self.lookup.url.fields)
         return tuple(
             sorted(name.removeprefix(CHANNEL) for name in named if name.startswith(CHANNEL))
         )

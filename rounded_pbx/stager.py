@@ -28,7 +28,9 @@ from .errors import (
     ApiUnreachable,
 )
 from .limits import Limits
+from .lookups import Lookup
 from .staging import Outcome, StagingRequest, StagingResult
+from .templates import Filled
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,14 @@ class Attempt:
             self._limit = None
 
 
+class Lookups(Protocol):
+    """What the stager needs of the lookups."""
+
+    async def find(self, lookup: Lookup, seconds: float) -> Mapping[str, Filled]:
+        """What is found within ``seconds``, else nothing; raises only CancelledError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account's client, its breaker, and what it may stage."""
@@ -116,9 +126,11 @@ class Stager:
         self,
         accounts: Mapping[str, Account],
         max_in_flight: int,
+        lookups: Lookups | None = None,
         errands: Errands | None = None,
     ) -> None:
         self._accounts = accounts
+        self._lookups = lookups
         self._max_in_flight = max_in_flight
         self._errands = errands
         self._in_flight = 0
@@ -145,6 +157,7 @@ class Stager:
         self._in_flight += 1
         account.limits.enter()
         try:
+            request = await self._looked_up(request, attempt.deadline)
             result, worked = await _stage(account.api, request, attempt, permit)
         finally:
             self._in_flight -= 1
@@ -153,6 +166,14 @@ class Stager:
         if result.call_id and request.metadata and self._errands is not None:
             self._errands.correlate(request.account, result.call_id, request.metadata)
         return result
+
+    async def _looked_up(self, request: StagingRequest, deadline: float) -> StagingRequest:
+        """The request with what its lookup found in at most half of the time that is left."""
+        if request.lookup is None or self._lookups is None:
+            return request
+        left = deadline - asyncio.get_running_loop().time()
+        seconds = min(request.lookup.timeout, left / 2)
+        return request.with_found(await self._lookups.find(request.lookup, seconds))
 
 
 async def _stage(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
 
 from .call import CallContext, Direction, Wait, clean
 from .errors import BadNumber
+from .lookups import Lookup
 from .numbers import CallerPolicy, caller_number, shows_none
 from .routing import Route
 from .templates import CHANNEL, Filled, fill
@@ -63,9 +64,10 @@ class StagingResult:
 class StagingRequest:
     """The body of ``POST /v1/calls/stage``, with the account and the manner of asking.
 
-    ``metadata`` is what finds the call in the switch, for ``PATCH``. ``marks`` are digests of what
-    a call that was prestaged must agree in with the one that collects it: the agent, and what the
-    dialplan itself passed.
+    ``lookup`` is to be done first; what it finds goes into ``dynamic_variables``. ``metadata`` is
+    what finds the call in the switch, for ``PATCH``. ``marks`` are digests of what a call that was
+    prestaged must agree in with the one that collects it: the agent, and what the dialplan itself
+    passed.
     """
 
     account: str
@@ -76,6 +78,7 @@ class StagingRequest:
     direction: Direction | None = None
     dynamic_variables: Mapping[str, Filled] = field(default_factory=dict)
     custom_headers: Mapping[str, str] = field(default_factory=dict)
+    lookup: Lookup | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     marks: frozenset[str] = frozenset()
 
@@ -115,14 +118,14 @@ class StagingRequest:
             "unique_id": call.unique_id,
         }
 
-        def lookup(name: str) -> str:
+        def value_of(name: str) -> str:
             if name.startswith(CHANNEL):
                 return channel_variables.get(name.removeprefix(CHANNEL), "")
             return values[name]
 
-        variables = {name: fill(value, lookup) for name, value in route.dynamic_variables.items()}
+        variables = {name: fill(value, value_of) for name, value in route.dynamic_variables.items()}
         variables.update({name: clean(value) for name, value in call.dynamic_variables.items()})
-        headers = {name: str(fill(value, lookup)) for name, value in route.custom_headers.items()}
+        headers = {name: str(fill(value, value_of)) for name, value in route.custom_headers.items()}
         headers.update(call.custom_headers)
         to_number = route.to_number or did
         return cls(
@@ -138,6 +141,9 @@ class StagingRequest:
                 for name, text in headers.items()
                 if (value := _header_value(name, text))  # never an empty header
             },
+            lookup=route.lookup.fill(route.name, value_of, call.dynamic_variables)
+            if route.lookup
+            else None,
             metadata=_metadata(call),
             marks=frozenset(
                 [
@@ -148,6 +154,10 @@ class StagingRequest:
                 ]
             ),
         )
+
+    def with_found(self, found: Mapping[str, Filled]) -> StagingRequest:
+        """The request once its lookup is done: what was found stands before the route's own."""
+        return replace(self, dynamic_variables={**self.dynamic_variables, **found}, lookup=None)
 
     def body(self) -> dict[str, object]:
         """The JSON body; optional fields only where they say something."""

@@ -30,24 +30,27 @@ FIELDS = (
 CHANNEL = "channel."
 _CHANNEL_FIELD = re.compile(r"channel\.[A-Za-z_][A-Za-z0-9_]{0,79}")
 
-Lookup = Callable[[str], str]
+#: What is known of a field, by its name.
+ValueOf = Callable[[str], str]
+#: Literal text and the field that follows it, in turns; None where none does.
+Parts = tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """Text with fields in it: ``parts`` alternates literal text and field names."""
 
-    parts: tuple[tuple[str, str | None], ...]
+    parts: Parts
 
     @property
     def fields(self) -> Iterator[str]:
         """The names of the fields, as often as they stand in it."""
         return (field for _, field in self.parts if field is not None)
 
-    def fill(self, lookup: Lookup) -> str:
-        """The text, each field replaced by what ``lookup`` knows of it, control characters gone."""
+    def fill(self, value_of: ValueOf) -> str:
+        """The text, each field replaced by what is known of it, its control characters gone."""
         return "".join(
-            literal + (clean(lookup(field)) if field is not None else "")
+            literal + (clean(value_of(field)) if field is not None else "")
             for literal, field in self.parts
         )
 
@@ -76,30 +79,41 @@ def compile_value(value: object) -> Value:
 
 def _compile_text(text: str) -> str | Template:
     try:
+        parts = parse(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    if all(field is None for _, field in parts):
+        return "".join(literal for literal, _ in parts)
+    return Template(parts)
+
+
+def parse(text: str) -> Parts:
+    """The literal text and the fields of a text.
+
+    Raises:
+        ValueError: a field is not known, or a brace stands alone; the text is not repeated.
+    """
+    try:
         parsed = list(string.Formatter().parse(text))
     except ValueError as error:
-        raise ValueError(
-            f"{text!r}: {error}; write {{{{ and }}}} for braces that are text"
-        ) from None
+        raise ValueError(f"{error}; write {{{{ and }}}} for braces that are text") from None
     for _, field, spec, conversion in parsed:
         if field is None:
             continue
         if spec or conversion or not (_CHANNEL_FIELD.fullmatch(field) or field in FIELDS):
             raise ValueError(
-                f"{text!r}: {{{field}}} is not known; expected one of "
+                f"{{{field}}} is not known; expected one of "
                 + ", ".join(f"{{{name}}}" for name in FIELDS)
             )
-    if all(field is None for _, field, _, _ in parsed):
-        return "".join(literal for literal, _, _, _ in parsed)
-    return Template(tuple((literal, field) for literal, field, _, _ in parsed))
+    return tuple((literal, field) for literal, field, _, _ in parsed)
 
 
-def fill(value: Value, lookup: Lookup) -> Filled:
+def fill(value: Value, value_of: ValueOf) -> Filled:
     """The tree with every template filled."""
     if isinstance(value, Template):
-        return value.fill(lookup)
+        return value.fill(value_of)
     if isinstance(value, Mapping):
-        return {name: fill(inner, lookup) for name, inner in value.items()}
+        return {name: fill(inner, value_of) for name, inner in value.items()}
     return value
 
 

@@ -170,6 +170,7 @@ def test_route_as_json_shows_the_exact_request_and_needs_no_key(
     assert json.loads(result.output) == {
         "route": "support",
         "account": "default",
+        "lookup": None,
         "request": REQUEST,
         "problem": "",
     }
@@ -254,6 +255,53 @@ def test_route_shows_a_person_what_would_be_sent_and_where(config: Path) -> None
     assert "support" in head
     assert "POST https://api.callrounded.com/v1/calls/stage?sync=true" in head
     assert "from-internal,600,1" in head
+
+
+LOOKUP = """\
+    lookup:
+      url: "https://crm.example.net/c/{caller.number}/{channel.ACCOUNT}"
+      headers: {X-Tenant: acme}
+      secret_headers: {Authorization: {key_env: CRM}}
+      variables: {first_name: name, tier: "tags[0]"}
+"""
+
+
+@pytest.fixture
+def with_lookup(config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    head, name, rest = GOOD.partition("  - name: by-name\n")
+    config.write_text(head + LOOKUP + name + rest)
+    monkeypatch.setenv("CRM", f"Bearer {KEY}")
+    return config
+
+
+@pytest.mark.usefixtures("with_lookup")
+def test_route_shows_the_lookup_and_none_of_its_secrets() -> None:
+    url = "https://crm.example.net/c/%2B33700000001/a%3D1"
+    result = run(*ASKED, "--channel", "ACCOUNT=a=1", "--json")
+    assert json.loads(result.output)["lookup"] == {
+        "url": url,
+        "headers": {"X-Tenant": "acme", "Authorization": "***"},
+        "variables": ["first_name", "tier"],
+    }
+    shown = run(*ASKED, "--channel", "ACCOUNT=a=1").output
+    for text in (f"GET {url}\n", "X-Tenant: acme\n", "Authorization: ***\n", "first_name, tier\n"):
+        assert text in shown
+    assert KEY not in result.output + shown
+    left_out = run(*ASKED, "--channel", "ACCOUNT=..")
+    assert left_out.exit_code == 0
+    assert "lookup      none: a value of this call cannot stand in the path" in left_out.output
+
+
+def test_check_tells_a_secret_header_that_is_not_there(
+    with_lookup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check").exit_code == 0
+    assert KEY not in run("check").output
+    monkeypatch.delenv("CRM")
+    assert main_exits(monkeypatch, "check") == 2
+    where = f"{with_lookup}:16: routes.0.lookup.secret_headers.Authorization"
+    told = f"{where}: the environment variable of key_env is not set\n"
+    assert capsys.readouterr().err == told
 
 
 def test_route_shows_a_person_the_fallback_in_the_switchs_own_notation(config: Path) -> None:

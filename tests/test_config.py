@@ -61,6 +61,12 @@ routes:
     direction: inbound
     dynamic_variables: {{n: "{{caller.name}}", vip: true, age: 42, r: 1.5, zip: 01000, m: {{a: b}}}}
     custom_headers: {{X-Customer: "{{channel.CUSTOMER}}", X-Fixed: a}}
+    lookup:
+      url: "https://CRM.example.net/c/{{caller.number}}?x={{channel.X}}"
+      headers: {{X-Tenant: 42}}
+      secret_headers: {{Authorization: {{key_file: /run/crm}}}}
+      timeout: 0.3
+      variables: {{first_name: customer.first_name, tier: "tags[0].name", 7: 0}}
     on_failure: fallback
     fallback: {{asterisk: "from-internal,600,1", freeswitch: "600 XML default"}}
 trunk: {{name: rounded, host: sip.example.net}}
@@ -78,7 +84,16 @@ asterisk: {{fastagi: {{listen: "[::1]:4573", allow: [127.0.0.0/8, "::1"]}}}}
     assert isinstance(route.dynamic_variables["n"], Template)
     rest = {name: value for name, value in route.dynamic_variables.items() if name != "n"}
     assert rest == {"vip": True, "age": 42, "r": 1.5, "zip": "01000", "m": {"a": "b"}}
-    assert route.channel_variables() == ("CUSTOMER",)
+    assert route.channel_variables() == ("CUSTOMER", "X")
+    assert route.lookup is not None
+    assert route.lookup.url.origin == "https://crm.example.net"
+    assert (route.lookup.headers, route.lookup.timeout) == ({"X-Tenant": "42"}, 0.3)
+    assert route.lookup.secret_headers == ("Authorization",)
+    assert route.lookup.variables == {
+        "first_name": ("customer", "first_name"),
+        "tier": ("tags", 0, "name"),
+        "7": ("0",),
+    }
     assert (route.on_failure, route.to_number) == (Next.FALLBACK, "+33199999999")
     assert route.fallback[Switch.FREESWITCH] == "600 XML default"
     assert config.api.base_url == "https://api.example.com"
@@ -116,6 +131,7 @@ def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> N
     route = only_route(config)
     assert (config.calls.deadline, config.calls.max_in_flight) == (1.5, 2000)
     assert (route.wait, route.on_failure, route.send_unstaged) == (Wait.POLL, Next.DIAL, True)
+    assert route.lookup is None
     assert str(config.asterisk.fastagi.listen) == "127.0.0.1:4573"
     assert config.asterisk.fastagi.listen is not None
     assert config.asterisk.fastagi.listen.is_loopback
@@ -125,6 +141,10 @@ def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> N
     assert config.numbers.policy.withheld is None
 
 
+LOOKUP = ROUTE + "    lookup:\n      variables: {a: b}\n      url: "  # the url stands in line 7
+HTTP = LOOKUP + "http://192.0.2.1/x\n"  # the next line is 8
+HTTPS = LOOKUP + "https://h/{did}\n"
+SECRET_HEADER = "      secret_headers: {A: {key_env: K}}\n"
 FASTAGI = ACCOUNT + "asterisk:\n  fastagi:\n    "
 TENANT = "accounts:\n  a:\n    key_env: A\n    "  # the next line is 4
 MISTAKES = [
@@ -265,6 +285,46 @@ MISTAKES = [
     (ROUTE + "    dynamic_variables: a\n", 5, "dynamic_variables: 'a' is not a map"),
     (ROUTE + "    custom_headers: {X A: b}\n", 5, "'X A' is not the name of a SIP header"),
     (ROUTE + "    custom_headers: {X-A: 1}\n", 5, "X-A: a header is text; put it in quotes"),
+    (ROUTE + "    lookup: https://hush/\n", 5, "routes.0.lookup is not a map"),
+    (ROUTE + "    lookup:\n      variables: {a: b}\n", 5, "routes.0.lookup.url is missing"),
+    (ROUTE + "    lookup:\n      url: http://h/\n", 5, "routes.0.lookup.variables is missing"),
+    (LOOKUP + "https://{did}/x\n", 7, "scheme, host and port are literal"),
+    (LOOKUP + "'https://h/{{calr}}'\n", 7, "holds '{'; expected %7B"),
+    (LOOKUP + "https://h/{calr}\n", 7, "url: {calr} is not known; expected one of {account_code}"),
+    (LOOKUP + "https://u:hush@h/x\n", 7, "has a user name; expected it in secret_headers"),
+    (LOOKUP + "hush\n", 7, "is not a URL such as https://crm.example.net/customers/"),
+    (LOOKUP + "[hush]\n", 7, "routes.0.lookup.url: is not text"),
+    (HTTPS + "      timout: 1\n", 8, "routes.0.lookup.timout is not known; did you mean timeout?"),
+    (HTTPS + "      timeout: 0\n", 8, "timeout: input should be greater than or equal to 0.05"),
+    (HTTPS + "      timeout: true\n", 8, "timeout: true is not a number"),
+    (HTTPS + "      timeout: 1.5\n", 8, "no time; expected less than calls.deadline, 1.5 s"),
+    (HTTPS + "calls: {deadline: 0.4}\n", 5, "a timeout of 0.4 s leaves a call no time; expected"),
+    (HTTPS + "      headers: {X A: b}\n", 8, "'X A' is not the name of an HTTP header"),
+    (HTTPS + "      headers: {HOST: b}\n", 8, "HOST is set by the lookup itself; expected another"),
+    (HTTPS + "      headers: {A: '{did}'}\n", 8, "is literal; expected fields in its url only"),
+    (HTTPS + '      headers: {A: "hush\\r\\nB: c"}\n', 8, "this is not one line of visible ASCII"),
+    (
+        HTTPS + "      headers: {a: b}\n" + SECRET_HEADER,
+        5,
+        "the header a stands twice; expected",
+    ),
+    (HTTPS + "      secret_headers: {A: hush}\n", 8, "secret_headers.A is not a map"),
+    (
+        HTTPS + "      secret_headers: {A: {key: hush}}\n",
+        8,
+        "A.key is not known; did you mean",
+    ),
+    (
+        HTTPS + "      secret_headers: {A: {}}\n",
+        8,
+        "exactly one of key_file, key_env and credential",
+    ),
+    (HTTPS + "      secret_headers: {TE: {key_env: K}}\n", 8, "TE is set by the lookup itself"),
+    (HTTP + SECRET_HEADER, 5, "url would send secret_headers in clear; expected https://"),
+    (HTTPS.replace("a: b", ""), 6, "variables: is empty; expected a variable and where it stands"),
+    (HTTPS.replace("a: b", "a: $.b"), 6, "'$.b' is no path into the answer, such as customer.tags"),
+    (HTTPS.replace("a: b", "a: "), 6, "a: this is no path into the answer"),
+    (HTTPS.replace("a: b", "'': b"), 6, "'' is not the name of a variable"),
     (ROUTE + "  - name: support\n" + AGENT_LINE, 5, "a second route is named support"),
     (
         ROUTE + "    did: '+3361*'\n  - name: b\n    did: '+3361*'\n    agent_id: " + AGENT,
@@ -280,7 +340,24 @@ def test_a_mistake_is_told_with_its_line_and_what_would_be_right(
 ) -> None:
     ((found, told),) = mistakes(path, text)
     assert says in told
+    assert "hush" not in told
     assert found == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HTTP,
+        HTTPS + SECRET_HEADER,
+        LOOKUP + "http://127.0.0.1:8080/x\n" + SECRET_HEADER,
+        LOOKUP + "'http://[::1]/x'\n" + SECRET_HEADER,
+        LOOKUP + "http://localhost/x\n" + SECRET_HEADER,
+        HTTPS + "      timeout: 1.4\n",
+        HTTPS + "      timeout: 5\ncalls: {deadline: 6}\n",
+    ],
+)
+def test_a_lookup_may_go_in_clear_where_it_carries_no_secret(path: Path, text: str) -> None:
+    assert only_route(loaded(path, text)).lookup is not None
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(path: Path) -> None:

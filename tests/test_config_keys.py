@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rounded_pbx.config import Config, load, read_keys
+from rounded_pbx.config import Config, load, read_secrets
 from rounded_pbx.errors import ConfigError
 
 KEY = "rk_live_5e17c0ffee"
@@ -30,11 +30,11 @@ def test_a_key_comes_from_a_file_the_environment_or_a_credential(
     monkeypatch.setenv("API_KEY", f"{KEY}2")
     sources = f"a: {{key_file: {tmp_path}/api_key}}, b: {{key_env: API_KEY}}"
     config = loaded(path, f"accounts: {{{sources}, c: {{credential: api_key}}}}\n")
-    keys, unknown = read_keys(path, config)
-    assert unknown == []
-    found = {name: key.get_secret_value() for name, key in keys.items()}
+    secrets = read_secrets(path, config)
+    assert secrets.unknown == []
+    found = {name: key.get_secret_value() for name, key in secrets.keys.items()}
     assert found == {"a": f"{KEY}1", "b": f"{KEY}2", "c": f"{KEY}1"}
-    assert KEY not in repr(keys) + str(keys) + repr(config) + str(config)
+    assert KEY not in repr(secrets) + str(secrets) + repr(config) + str(config)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_key_that_cannot_be_read_is_told_with_its_line_and_never_shown(
     text = f"# a comment\naccounts:\n  default: {{{source.format(path.parent)}}}\n"
     config = loaded(path, text)
     with pytest.raises(ConfigError) as caught:
-        read_keys(path, config)
+        read_secrets(path, config)
     (problem,) = caught.value.problems
     assert (problem.file, problem.line) == (str(path), 3)
     assert says.format(path.parent) in problem.text
@@ -84,8 +84,9 @@ def test_a_key_that_only_the_service_can_read_is_no_mistake(
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     config = loaded(path, f"accounts:\n  default: {{{source}}}\n")
-    keys, (unknown,) = read_keys(path, config)
-    assert keys == {}
+    secrets = read_secrets(path, config)
+    (unknown,) = secrets.unknown
+    assert secrets.keys == {}
     assert (unknown.line, says in unknown.text) == (2, True)
 
 
@@ -118,5 +119,76 @@ def test_a_key_in_the_wrong_place_is_never_repeated(path: Path, text: str) -> No
 def test_a_key_that_is_taken_for_the_name_of_its_variable_is_never_repeated(path: Path) -> None:
     config = loaded(path, f"accounts: {{default: {{key_env: {KEY}}}}}\n")
     with pytest.raises(ConfigError) as caught:
-        read_keys(path, config)
+        read_secrets(path, config)
     assert KEY not in str(caught.value)
+
+
+HEADERS = """\
+accounts: {{default: {{key_env: API_KEY}}}}
+routes:
+  - name: a
+    agent_id: 411b82c8-462a-4e1b-89bc-10ab3ce1ed29
+    lookup:
+      url: https://crm.example.net/
+      variables: {{name: name}}
+      secret_headers:
+        Authorization: {{{0}}}
+        X-Token: {{key_env: TOKEN}}
+"""
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", KEY)
+    monkeypatch.setenv("TOKEN", "t" * 4000)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_secret_header_is_the_whole_value_spaces_and_all(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crm").write_text(f"Bearer {KEY}\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for source in (f"key_file: {tmp_path}/crm", "credential: crm"):
+        config = loaded(path, HEADERS.format(source))
+        secrets = read_secrets(path, config)
+        values = {name: value.get_secret_value() for name, value in secrets.headers["a"].items()}
+        assert values == {"Authorization": f"Bearer {KEY}", "X-Token": "t" * 4000}
+        assert KEY not in repr(secrets) + str(secrets) + repr(config) + repr(config.route_table())
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "{0} holds no header value: expected one line of visible ASCII"),
+        (f"Bearer\n{KEY}", "{0} holds no header value: expected one line of visible ASCII"),
+        (f"Bearer {KEY}\tx", "{0} holds no header value: expected one line of visible ASCII"),
+        (f"Bearer {KEY}é", "{0} holds no header value: expected one line of visible ASCII"),
+        (None, "{0}: No such file or directory"),
+    ],
+)
+def test_every_secret_that_cannot_be_read_is_told_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, says: str
+) -> None:
+    file = path.parent / "crm"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.delenv("API_KEY")
+    config = loaded(path, HEADERS.format(f"key_file: {file}"))
+    with pytest.raises(ConfigError) as caught:
+        read_secrets(path, config)
+    key, header = caught.value.problems
+    assert (key.line, "accounts.default: " in key.text) == (1, True)
+    where = "routes.0.lookup.secret_headers.Authorization: "
+    assert (header.line, header.text) == (9, where + says.format(file))
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_header_that_only_the_service_can_read_is_no_mistake(path: Path) -> None:
+    secrets = read_secrets(path, loaded(path, HEADERS.format("credential: crm")))
+    (unknown,) = secrets.unknown
+    assert (unknown.line, "crm is known to the systemd service only" in unknown.text) == (9, True)
+    assert [*secrets.headers["a"]] == ["X-Token"]

@@ -23,8 +23,9 @@ from rounded_pbx.config import (
 )
 from rounded_pbx.config_secrets import Account
 from rounded_pbx.config_types import Address
+from rounded_pbx.doctor.listener import rehearsal
 
-from .helpers import AGENT, KEY, sandbox
+from .helpers import AGENT, KEY, Peer, answer, raw_server, sandbox
 from .test_fastagi import Asterisk, environment
 
 
@@ -79,6 +80,46 @@ async def test_each_tenants_calls_are_staged_with_its_own_key_and_limits() -> No
     assert [key for method, _, key in api.seen if method == "POST"] == [KEY, "wrong", KEY]
 
 
+async def test_a_daemon_looks_a_caller_up_and_a_rehearsal_of_it_does_not() -> None:
+    async def customer(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(answer(200, {"name": "Jean"}))
+
+    async with sandbox(staging_time=0.0) as api, raw_server(customer) as crm:
+        lookup = {
+            "url": crm.url + "/{caller.number}",
+            "secret_headers": {"Authorization": {"key_env": "UNUSED"}},
+            "variables": {"first_name": "name"},
+        }
+        settings = Config.model_validate(
+            {
+                "accounts": {"default": {"key_env": "UNUSED"}},
+                "api": {"base_url": api.url, "warm": 0},
+                "numbers": {"country": "FR"},
+                "routes": [{"name": "a", "agent_id": AGENT, "did": "*", "lookup": lookup}],
+                "asterisk": {"fastagi": {"listen": "127.0.0.1:0"}},
+                "freeswitch": {"outbound": {"listen": "off"}},
+            }
+        )
+
+        async def called(address: Address) -> str:
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            asterisk = Asterisk(reader, writer)
+            asterisk.write(environment(callerid="0700000001"))
+            await asterisk.meet_the_challenge()
+            return (await asterisk.variables())["ROUNDED_STATUS"]
+
+        secrets = {"a": {"Authorization": "Bearer x"}}
+        async with daemon.running(settings, {"default": KEY}, secrets) as addresses:
+            assert await called(addresses[Switch.ASTERISK]) == "STAGED"
+        (call,) = api.calls.newest(9)
+        assert call.request["dynamic_variables_values"] == {"first_name": "Jean"}
+        assert crm.requests[0].startswith(b"GET /%2B33700000001 HTTP/1.1\r\n")
+        async with rehearsal(settings) as rehearsed:
+            assert await called(rehearsed.address[Switch.ASTERISK]) == "STAGED"
+        assert len(crm.requests) == 1
+
+
 INFINITY = resource.RLIM_INFINITY
 
 
@@ -113,3 +154,22 @@ def test_there_are_never_more_sessions_than_open_files_allow(
         assert daemon._most_sessions(config, 2, 1) == sessions
     assert asked == ([] if asked_for is None else [(asked_for, hard)])
     assert bool(caplog.records) is (sessions < 4000)
+
+
+def test_lookups_have_open_files_of_their_own_for_each_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
+    urls = ["http://a/x", "http://a/{did}", "http://b/"]
+    routes = tuple(
+        RouteSection.model_validate(
+            {
+                "name": str(index),
+                "agent_id": AGENT,
+                "lookup": {"url": url, "variables": {"a": "b"}},
+            }
+        )
+        for index, url in enumerate(urls)
+    )
+    config = Config(accounts={"a": Account(key_env="A")}, routes=routes)
+    assert daemon._most_sessions(config, 1, 1) == 4096 - 200 - daemon.OTHER_FILES - 2 * 50

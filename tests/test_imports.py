@@ -21,10 +21,13 @@ SOURCES = {
     ): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-PURE = {"call", "errors", "numbers", "routing", "staging", "templates", "tenants", "variables"}
+PURE = {
+    *["call", "errors", "lookups", "numbers", "routing", "staging", "templates", "tenants"],
+    "variables",
+}
 PURE_LIBRARIES = {
     *["__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "math", "re"],
-    *["hashlib", "string", "typing", "phonenumbers"],
+    *["hashlib", "ipaddress", "json", "string", "typing", "phonenumbers"],
 }
 PURE_NAMES = ("urllib.parse", "rounded_pbx.")
 # A library, and the only modules (or packages) of ours that may know it.

@@ -1,6 +1,7 @@
-"""The Rounded API: the one place that knows httpx."""
+"""The Rounded API, and the lookups: the one place that knows httpx."""
 
 from .client import RoundedClient
+from .lookup import HttpLookups
 from .transport import KeepAliveTransport
 
-__all__ = ["KeepAliveTransport", "RoundedClient"]
+__all__ = ["HttpLookups", "KeepAliveTransport", "RoundedClient"]

@@ -83,7 +83,7 @@ class RoundedClient:
                 self._base_url,
                 ssl_context=context,
                 max_connections=max_connections,
-                proxy=_proxy(self._base_url) if trust_env else None,
+                proxy=proxy_for(self._base_url) if trust_env else None,
             )
         self._send, self._close = transport.handle_async_request, transport.aclose
         # Only what is needed: a compressed answer could be huge, and httpx would unpack it.
@@ -287,8 +287,8 @@ class RoundedClient:
         return self._hide(": ".join(dict.fromkeys(words)))
 
 
-def _proxy(base_url: str) -> httpx.Proxy | None:
-    """The HTTP proxy that the environment names for the API.
+def proxy_for(base_url: str) -> httpx.Proxy | None:
+    """The HTTP proxy that the environment names for an origin.
 
     Raises:
         RoundedPbxError: it is none that we can use.

@@ -24,6 +24,13 @@ _FREEPBX_STEPS = """\
 _PJSIP_HEADER = " same => n,Set(PJSIP_HEADER(add,X-Rounded-Call-Id)=${ARG1})"
 _SIP_HEADER = " same => n,SIPAddHeader(X-Rounded-Call-Id: ${ARG1})"
 
+# The Call-ID of the caller's leg, for the call's metadata: only its own channel driver knows it.
+_PJSIP_CALL_ID = """\
+ same => n,Set(LOCAL(rounded_sip)=)
+ same => n,GotoIf($["${CHANNEL(channeltype)}" != "PJSIP"]?capped)
+ same => n,Set(LOCAL(rounded_sip)=${URIENCODE(${CHANNEL(pjsip,call-id):0:128})})"""
+_SIP_CALL_ID = " same => n,Set(LOCAL(rounded_sip)=${URIENCODE(${SIPCALLID:0:128})})"
+
 
 def pjsip(facts: Facts) -> dict[str, str]:
     """The files for PJSIP, by their names."""
@@ -107,6 +114,7 @@ def _extensions(facts: Facts, flavour: str, title: str, steps: str) -> str:
         ),
         agent=f"SIP/{trunk}/${{rounded_did}}" if chan_sip else f"PJSIP/${{rounded_did}}@{trunk}",
         header=_SIP_HEADER if chan_sip else _PJSIP_HEADER,
+        sip=_SIP_CALL_ID if chan_sip else _PJSIP_CALL_ID,
         address=facts.address,
         transfers="\n".join(_transfers(facts)),
     )

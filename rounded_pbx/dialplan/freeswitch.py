@@ -26,7 +26,12 @@ def freeswitch(facts: Facts) -> dict[str, str]:
             ),
             auth=_AUTH if facts.trunk.auth else _NO_AUTH,
         ),
-        "dialplan/rounded.xml": fill("rounded.xml", bridge=_bridge(facts), after=_after(facts)),
+        "dialplan/rounded.xml": fill(
+            "rounded.xml",
+            prestage=_prestage(facts),
+            bridge=_bridge(facts),
+            after=_after(facts),
+        ),
         "dialplan/public/00_rounded.xml": fill("00_rounded.xml", public=_public(facts)),
     }
 
@@ -38,6 +43,7 @@ def fusionpbx(facts: Facts) -> dict[str, str]:
         for name, text in (
             ("rounded_after", _after(facts)),
             ("rounded_bridge", _bridge(facts)),
+            ("rounded_prestage", _prestage(facts)),
             ("public", _public(facts)),
         )
     }
@@ -67,8 +73,38 @@ def _public(facts: Facts) -> str:
             "seconds: calls.deadline + 0.5, rounded up, + 1",
         ),
         socket=marked_xml(
-            f'      <action application="socket" data="{facts.address}/stage async full"/>',
+            f'      <action application="socket" data="{facts.address}/collect async full"/>',
             "freeswitch.outbound.listen",
+        ),
+    )
+
+
+def _prestage(facts: Facts) -> str:
+    dids = "|".join(dict.fromkeys(map(_pattern, facts.presets)))
+    # Quoted for originate, and a channel of nobody's: the caller's has gone.
+    hook = (
+        "api_hangup_hook=bgapi originate {process_cdr=false,rounded_in_ticket=$1}null/rounded "
+        f"'&amp;socket({facts.address}/abandon async full)'"
+    )
+    return fill(
+        "prestage.xml",
+        dids=marked_xml(
+            f'      <condition field="destination_number" expression="^({dids})$">',
+            "your DIDs: (one|another)",
+        )
+        + '\n        <action application="multiset" data="^^|rounded_in_did=$1|rounded_ticket=|'
+        'socket_resume=true"/>',
+        cap=marked_xml(
+            f'        <action application="sched_transfer" data="+{facts.freeswitch_cap} '
+            'rounded-then XML rounded_prestage"/>',
+            "seconds: calls.deadline + 0.5, rounded up, + 1",
+        ),
+        socket=marked_xml(
+            f'        <action application="socket" data="{facts.address}/prestage async full"/>',
+            "freeswitch.outbound.listen",
+        ),
+        hook=marked_xml(
+            f'        <action application="set" data="{hook}"/>', "freeswitch.outbound.listen"
         ),
     )
 

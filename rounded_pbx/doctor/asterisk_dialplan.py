@@ -7,17 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 #: Where a call enters; every other context of ours is entered from our own only.
-ENTRANCE = "rounded"
+ENTRANCE, EARLY_ENTRANCE = "rounded", "rounded-prestage"
 FROM_AGENT = "rounded-from-agent"
-INNER = ("rounded-call", "rounded-goto", "rounded-stage", "rounded-header", FROM_AGENT)
-OURS = (ENTRANCE, *INNER)
+#: What a call passes that was not prestaged.
+STRAIGHT = (ENTRANCE, "rounded-call", "rounded-goto", "rounded-stage", "rounded-header")
+INNER = (*STRAIGHT[1:], "rounded-left", FROM_AGENT)
+OURS = (ENTRANCE, EARLY_ENTRANCE, *INNER)
 
 _LINE = re.compile(
     r"(?:exten => (?P<extension>[^,]+),1|[ ]same => n(?:\((?P<label>\w+)\))?)"
     r",(?P<application>\w+)\((?P<data>.*)\)"
 )
 _INNER_NAME = re.compile(r"(?<![\w-])(?:" + "|".join(INNER) + r")(?![\w-])")
-_ENTRANCE_NAME = re.compile(r"(?<![\w@/-])rounded,")
+_ENTRANCE_NAME = re.compile(r"(?<![\w@/-])rounded(?:,|-prestage,[^,]*,1\()")
 _HANDLER = re.compile(r"(\w?)\(rounded-header\^")
 
 

@@ -35,10 +35,9 @@ _PROVE = "rounded-prove"
 ENTRY = f"{_PROVE}-in"
 
 _NAME = re.compile(r"(?<![\w-])rounded-(?=(?:call|goto|stage|header|from-agent)(?![\w-]))")
-_AGI = re.compile(r"agi://[0-9.]+:[0-9]+(?=/stage\?)")
+_AGI = re.compile(r"agi://[0-9.]+:[0-9]+(?=/)")
 #: What may differ of a Dial: single letters, and the handler of the header on whichever leg.
 _OPTIONS = re.compile(r",\$\{rounded_ring\},[A-Za-z]*(?:\(rounded-header\^s\^1\([^()]*\)\))?")
-_COPIED = tuple(name for name in plans.OURS if name != plans.FROM_AGENT)
 
 
 def copy(
@@ -60,9 +59,9 @@ def copy(
     Raises:
         CannotProve: a line is not ours.
     """
-    here = [line for line in live.lines if line.context in _COPIED]
+    here = [line for line in live.lines if line.context in plans.STRAIGHT]
     copier = _Copier(trunk, listener, daemon, plans.dials_over_chan_sip(live))
-    for difference in plans.compared(expected, live, _COPIED):
+    for difference in plans.compared(expected, live, plans.STRAIGHT):
         if difference.live is None or not copier.is_dial(difference.live):
             raise CannotProve(f"{difference.text}: only what we have written is rehearsed")
     lines = [

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, read_keys
+from ..config import Config, read_secrets
 from ..control.login import to_asterisk, to_freeswitch
-from ..errors import CommandFailed, ConfigError, LoginRefused, NoPermission, SwitchError
+from ..errors import CommandFailed, ConfigError, LoginRefused, NoPermission, Problem, SwitchError
 from .api import check_api
 from .asterisk import RIGHTS, check_asterisk
 from .files import check_files
@@ -58,21 +58,25 @@ async def examine(path: Path, config: Config) -> AsyncIterator[CheckResult]:
 
 async def _keys(path: Path, config: Config) -> AsyncIterator[CheckResult]:
     try:
-        keys, unknown = read_keys(path, config)
+        secrets = read_secrets(path, config)
     except ConfigError as error:
         for problem in error.problems:
             todo = "put the key there, or give the doctor the right to read it"
-            yield wrong("api.key", f"{problem.file}:{problem.line}", problem.text, todo)
+            yield wrong(_secret(problem), f"{problem.file}:{problem.line}", problem.text, todo)
         return
-    for problem in unknown:
+    for problem in secrets.unknown:
         todo = "CREDENTIALS_DIRECTORY=/etc/rounded_pbx rounded-pbx doctor finds it, as stage does"
-        yield look("api.key", problem.text, "the key was not looked at", todo)
+        yield look(_secret(problem), problem.text, "the key was not looked at", todo)
     reached = False
-    for name, key in keys.items():
+    for name, key in secrets.keys.items():
         async for result in check_api(config, name, key.get_secret_value()):
             if result.name.startswith("api.key.") or not reached:
                 yield result
         reached = True
+
+
+def _secret(problem: Problem) -> str:
+    return "api.key" if problem.text.startswith("accounts.") else "lookup.header"
 
 
 async def _switch(

@@ -113,7 +113,7 @@ def _dialplan(
         if "public" in gone:
             what += " (public: its extensions rounded-…)"
         return (wrong(contexts, what, "a call finds no way through", _INSTALL),)
-    results = [right(contexts, "public, rounded_bridge and rounded_after are loaded")]
+    results = [right(contexts, f"{', '.join(plans.CONTEXTS)} are loaded")]
     handler = plans.header_problem(live)
     differing = plans.differences(expected, live)
     if handler:

@@ -6,9 +6,10 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 
-#: Where a call enters, and our own contexts, which are entered from our own only.
+#: Where a call enters, our contexts that are entered from our own only; and all that are ours.
 INNER = ("rounded_bridge", "rounded_after")
-CONTEXTS = ("public", *INNER)
+STRAIGHT = ("public", *INNER)
+CONTEXTS = (*STRAIGHT, "rounded_prestage")
 HEADER = "sip_h_X-Rounded-Call-Id"
 _INNER_NAME = re.compile(r"\bXML (?:rounded_bridge|rounded_after)\b")
 
@@ -30,7 +31,7 @@ def ours(
     if element is None:
         return []
     extensions = list(element.iter("extension"))
-    if context in INNER:
+    if context != "public":
         return extensions
     names = {each.get("name") for each in expected.get(context, [])}
     return [each for each in extensions if each.get("name") in names]
@@ -98,11 +99,13 @@ def header_problem(live: Mapping[str, list[ET.Element]]) -> str:
 
 
 def differences(
-    expected: Mapping[str, list[ET.Element]], live: Mapping[str, list[ET.Element]]
+    expected: Mapping[str, list[ET.Element]],
+    live: Mapping[str, list[ET.Element]],
+    contexts: tuple[str, ...] = CONTEXTS,
 ) -> list[str]:
     """Each extension of ours that is not as we would write it."""
     found = []
-    for context in CONTEXTS:
+    for context in contexts:
         want, have = expected.get(context, []), list(live.get(context, []))
         for extension in want:
             name, node = extension.get("name"), _node(extension)

@@ -23,7 +23,7 @@ from ..config_types import Address
 from ..control import word
 from ..errors import CommandFailed
 from .freeswitch import located, xml
-from .freeswitch_dialplan import CONTEXTS, HEADER, differences, ours
+from .freeswitch_dialplan import STRAIGHT, HEADER, differences, ours
 from .freeswitch_dialplan import written as ours_written
 from .listener import Trunk
 from .proof import FALLBACK, CannotProve, ProofCall
@@ -74,12 +74,13 @@ def copy(
         rf"\{{\$\{{rounded_options\}}(?:,rounded_call_id=\$1)?(?:,{_HEADER}=\$1)?\}}"
         + re.escape(there)
     )
-    for difference in differences(_without_header(expected, bridge), _without_header(live, bridge)):
+    mine, theirs = _without_header(expected, bridge), _without_header(live, bridge)
+    for difference in differences(mine, theirs, STRAIGHT):
         raise CannotProve(f"{difference}: only what we have written is rehearsed")
     root = ET.Element("document", type="freeswitch/xml")
     # No <dialplan> in it: switch_xml_find_child without an attribute gives back the node itself.
     plan = ET.SubElement(root, "section", name="dialplan")
-    for context in CONTEXTS:
+    for context in STRAIGHT:
         name = ENTRY if context == "public" else _moved(context, file)
         copied = ET.SubElement(plan, "context", name=name)
         for extension in live[context]:
@@ -94,7 +95,7 @@ def copy(
                     instead = f"sofia/{profile}/${{rounded_did}}@{listener}"
                     element.set("data", data.removesuffix(there) + instead)
                 elif application == "socket" and daemon is not None:
-                    element.set("data", f"{daemon}/stage async full")
+                    element.set("data", re.sub(r"^[^/]*", str(daemon), data))
                 elif application == "transfer" and data == "$1":
                     element.set("application", "bridge")
                     element.set("data", f"sofia/{profile}/{FALLBACK}@{listener}")
@@ -160,7 +161,7 @@ async def rehearse(
     section = call.config.trunk
     assert section is not None  # noqa: S101 - a dialplan could be written
     live, expected = {}, ours_written(call.rendered.files)
-    for context in CONTEXTS:
+    for context in STRAIGHT:
         element = await located(control, context)
         live[context] = ours(context, element, expected)
         if not live[context]:

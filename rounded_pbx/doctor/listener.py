@@ -111,6 +111,10 @@ async def rehearsal(config: Config) -> AsyncIterator[Rehearsal]:
                     name: account.model_copy(update={"max_in_flight": None, "rate": None})
                     for name, account in config.accounts.items()
                 },
+                "prestage": type(config.prestage)(),
+                "routes": tuple(
+                    route.model_copy(update={"lookup": None}) for route in config.routes
+                ),
                 "asterisk": config.asterisk.model_copy(
                     update={"fastagi": type(config.asterisk.fastagi)(listen=str(anywhere))}
                 ),
