@@ -23,7 +23,7 @@ from ..config_types import Address
 from ..control import word
 from ..errors import CommandFailed
 from .freeswitch import located, xml
-from .freeswitch_dialplan import STRAIGHT, HEADER, differences, ours
+from .freeswitch_dialplan import HEADER, STRAIGHT, differences, ours
 from .freeswitch_dialplan import written as ours_written
 from .listener import Trunk
 from .proof import FALLBACK, CannotProve, ProofCall
@@ -74,8 +74,8 @@ def copy(
         rf"\{{\$\{{rounded_options\}}(?:,rounded_call_id=\$1)?(?:,{_HEADER}=\$1)?\}}"
         + re.escape(there)
     )
-    mine, theirs = _without_header(expected, bridge), _without_header(live, bridge)
-    for difference in differences(mine, theirs, STRAIGHT):
+    want, have = _without_header(expected, bridge), _without_header(live, bridge)
+    for difference in differences(want, have, STRAIGHT):
         raise CannotProve(f"{difference}: only what we have written is rehearsed")
     root = ET.Element("document", type="freeswitch/xml")
     # No <dialplan> in it: switch_xml_find_child without an attribute gives back the node itself.
