@@ -195,6 +195,7 @@ class Prestages:
         """The caller left: what is under way is cancelled, what waits is dropped."""
         flight = self._flights.pop(ticket, None)
         if flight is not None:
+            log.info("abandoned while it was being staged")
             self._cancel(flight)
         if flight is None or self._store.shared:
             self._in_background(self._drop(ticket))
@@ -265,6 +266,7 @@ class Prestages:
     async def _drop(self, ticket: str) -> None:
         prestaged = await self._store.take(ticket, asyncio.get_running_loop().time())
         if prestaged is not None:
+            log.info("abandoned call_id=%s", prestaged.call_id)
             self._dispose(prestaged.account, prestaged.call_id)
 
     def _cancel(self, flight: _Flight) -> None:

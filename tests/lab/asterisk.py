@@ -43,6 +43,15 @@ exten => 79,1,Gosub(rounded,+33699999999,1)
  same => n,Log(NOTICE,ADMIN-BACK ${ROUNDED_STATUS} ${ROUNDED_NEXT})
  same => n,Hangup(21)
 exten => 78,1,Goto(rounded,+33612345678,1)
+exten => 83,1,Gosub(rounded-prestage,+33612345678,1)
+ same => n,Ringing()
+ same => n,Wait(1)
+ same => n,Hangup(21)
+exten => 84,1,Gosub(rounded-prestage,+33612345678,1)
+ same => n,Dial(Local/+33612345678@member/n)
+ same => n,Hangup()
+exten => 85,1,Goto(rounded-prestage,+33612345678,1)
+#include early.conf
 exten => _[1-9]1,1,Set(TIMEOUT(absolute)=${EXTEN:0:1}.5)
  same => n,Set(ADMIN=mine)
  same => n,Gosub(rounded,+33612345678,1)
@@ -50,6 +59,9 @@ exten => _[1-9]1,1,Set(TIMEOUT(absolute)=${EXTEN:0:1}.5)
 exten => h,1,Log(NOTICE,ADMIN-H ${ADMIN} ${CHANNEL} ${ROUNDED_STATUS} ${ROUNDED_CALL_ID})
 exten => T,1,Log(NOTICE,ADMIN-T ${ADMIN} ${CHANNEL})
  same => n,Hangup(31)
+[member]
+exten => +33612345678,1,Gosub(rounded,${EXTEN},1)
+ same => n,Hangup()
 [from-internal]
 exten => 600,1,Set(seen=${ROUNDED_STATUS} reason=${ROUNDED_REASON} route=${ROUNDED_ROUTE})
  same => n,Set(seen=${seen} agent=${ROUNDED_AGENT_ID} ms=${ROUNDED_STAGE_MS})
@@ -60,6 +72,31 @@ exten => 600,1,Set(seen=${ROUNDED_STATUS} reason=${ROUNDED_REASON} route=${ROUND
 exten => 900,1,Dial(PJSIP/${EXTEN}@phone,20)
 #include extensions_rounded.conf
 """.replace("{script}", str(ROOT / "rounded_pbx" / "rounded_agi.py"))
+
+
+def documented(language: str, *, changes: Mapping[str, str]) -> str:
+    """The blocks of docs/prestage.md in a language, each with the changes that the lab needs."""
+    text = (ROOT / "docs" / "prestage.md").read_text()
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    found = "".join(blocks)
+    for old, new in changes.items():
+        assert old in found, f"{old!r} is not in docs/prestage.md"
+        found = found.replace(old, new)
+    return found
+
+
+def early(directory: Path) -> str:
+    """What docs/prestage.md has for Asterisk: the greeting is 80, the IVR 86, the queue 82."""
+    sound = directory / "greeting"
+    sound.with_suffix(".alaw").write_bytes(b"\xd5" * 16_000)  # two seconds of silence
+    text = documented(
+        "ini",
+        changes={"custom/welcome": str(sound), "custom/menu": str(sound), ",,,,20)": ",,,,2)"},
+    )
+    for number in ("80", "86", "82"):
+        text = text.replace("exten => +33612345678,1", f"exten => {number},1", 1)
+    return text.replace("${EXTEN}", "+33612345678")
+
 
 PJSIP = f"""[global]
 type=global
@@ -98,6 +135,12 @@ contact=sip:{PHONE}:{PHONE_PORT}
 
 # 22 has the writer in a module of its own.
 CDR_MODULES = "load=res_cdrel_custom.so\nload=cdr_custom.so\n"
+# What docs/prestage.md has before the agent.
+EARLY_MODULES = "".join(
+    f"load={name}.so\n"
+    for name in ("app_playback", "app_queue", "app_read", "format_pcm", "res_musiconhold")
+)
+QUEUES = "[support]\nstrategy=ringall\njoinempty=yes\n"
 CDR_CUSTOM = """[mappings]
 rounded.csv => ${CDR(src)},${CDR(disposition)},${CDR(rounded_call_id)}
 """
@@ -154,7 +197,9 @@ def running(version: int, directory: Path, files: Mapping[str, str]) -> Iterator
         unpacked(version),
         directory,
         {
-            "modules.conf": MODULES + CDR_MODULES,
+            "modules.conf": MODULES + CDR_MODULES + EARLY_MODULES,
+            "early.conf": early(directory),
+            "queues.conf": QUEUES,
             "cdr.conf": "[general]\nenable=yes\nunanswered=yes\n",
             "cdr_custom.conf": CDR_CUSTOM,
             "rtp.conf": "[general]\nrtpstart=20000\nrtpend=30000\n",
@@ -274,7 +319,8 @@ def chan_sip_files() -> dict[str, str]:
     return {
         "modules.conf": re.sub("(?m)^load=.*pjsip.*$", "", MODULES)
         + "load=chan_sip.so\n"
-        + CDR_MODULES,
+        + CDR_MODULES
+        + EARLY_MODULES,
         "extensions.conf": extensions.replace(
             "extensions_rounded.conf", "extensions_rounded_chan_sip.conf"
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from rounded_pbx.demo.freeswitch import PROFILE, PrivateFreeSwitch
 from rounded_pbx.dialplan import blocks
 
-from .asterisk import EXAMPLES, PBX, PHONE, PHONE_PORT, TRUNK, TRUNK_PORT, marked
+from .asterisk import EXAMPLES, PBX, PHONE, PHONE_PORT, TRUNK, TRUNK_PORT, documented, marked
 from .daemon import OUTBOUND
 
 OURS = EXAMPLES / "freeswitch"
@@ -100,10 +100,38 @@ PUBLIC = f"""<include>
     )
 }
 {_extension("wrong", "^72$", "set rounded_next=dial", "transfer 900 XML rounded_bridge")}
+{
+    _extension(
+        "leaves",
+        "^83$",
+        "unset api_hangup_hook",
+        "set rounded_then=83-then XML default",
+        "transfer +33612345678 XML rounded_prestage",
+    )
+}
+{_extension("nowhere", "^85$", "transfer +33612345678 XML rounded_prestage")}
 <X-PRE-PROCESS cmd="include" data="public/*.xml"/>
 </context>
 </include>
 """
+
+# What docs/prestage.md has: the greeting is 80, the IVR 86. mod_callcenter is not everywhere, so
+# the queue, 82, is a pause.
+_DOCUMENTED = documented(
+    "xml",
+    changes={
+        "ivr/welcome.wav": "tone_stream://%(2000,0,440)",
+        "ivr/menu.wav": "tone_stream://%(500,0,440)",
+        "1 1 1 3000 #": "1 1 1 1500 #",
+        'application="callcenter" data="support@default"': 'application="sleep" data="2000"',
+    },
+).split("<!-- ")
+_GREETING, _FIRST, _MENU, _QUEUE = (f"<!-- {each}" for each in _DOCUMENTED[1:])
+EARLY = "<include>\n{}</include>\n".format(
+    _GREETING.replace(r"^\+33612345678$", "^80$")
+    + _FIRST.replace(r"^\+33612345678$", "^86$")
+    + _FIRST.replace(r"^\+33612345678$", "^82$").replace("=5000 XML", "=6000 XML")
+)
 DEFAULT = f"""<include>
 <context name="default">
 {
@@ -116,6 +144,9 @@ DEFAULT = f"""<include>
     )
 }
 {_extension("other", "^900$", f"bridge sofia/external/900@{PHONE}:{PHONE_PORT}")}
+{_extension("leaves-then", "^83-then$", "ring_ready", "sleep 1000", "hangup USER_BUSY")}
+{_MENU}
+{_QUEUE.replace("5000", "6000")}
 </context>
 </include>
 """
@@ -179,6 +210,7 @@ def files(directory: Path) -> dict[str, str]:
         "sip_profiles/external.xml": PROFILE.format(host=PBX, port=5060),
         "sip_profiles/carriers.xml": CARRIERS,
         "dialplan/public.xml": PUBLIC,
+        "dialplan/public/000_support.xml": EARLY,
         "dialplan/default.xml": DEFAULT,
         # Between the marks that --install puts around them.
         **{name: blocks.put(None, text, xml=True).decode() for name, text in given.items()},
@@ -196,11 +228,11 @@ def fusionpbx_files(directory: Path) -> dict[str, str]:
             (EXAMPLES / "fusionpbx" / f"{name}.xml").read_text(),
             {"originate_timeout=15": "originate_timeout=3"} if name == "rounded_bridge" else {},
         )
-        for name in ("public", "rounded_bridge", "rounded_after")
+        for name in ("public", "rounded_bridge", "rounded_after", "rounded_prestage")
     }
     contexts = "".join(
         f'<context name="{name}">\n{given[name]}\n{_GLOBAL}</context>\n'
-        for name in ("rounded_bridge", "rounded_after")
+        for name in ("rounded_bridge", "rounded_after", "rounded_prestage")
     )
     return {
         **files(directory),
@@ -216,7 +248,7 @@ def running(program: Path, directory: Path, files: Mapping[str, str]) -> Iterato
         directory,
         files,
         event_socket=EVENT_SOCKET,
-        modules="mod_cdr_csv",
+        modules="mod_cdr_csv mod_tone_stream",
     )
     with freeswitch:
         yield freeswitch
