@@ -81,10 +81,10 @@ def _public(facts: Facts) -> str:
 
 def _prestage(facts: Facts) -> str:
     dids = "|".join(dict.fromkeys(map(_pattern, facts.presets)))
-    # Quoted for originate, and a channel of nobody's: the caller's has gone.
+    # A channel of nobody's, as the caller's has gone; not async, which would never end.
     hook = (
         "api_hangup_hook=bgapi originate {process_cdr=false,rounded_in_ticket=$1}null/rounded "
-        f"'&amp;socket({facts.address}/abandon async full)'"
+        f"'sched_hangup:+5,socket:{facts.address}/abandon full' inline"
     )
     return fill(
         "prestage.xml",
