@@ -64,11 +64,11 @@ class _Asterisk(_Simulated):
     async def _ask(self, did: str, number: str, name: str) -> dict[str, str]:
         """The AGI session of a call: the environment out, the daemon's commands in."""
         query = f"did={did}&from={number}&pres=allowed&name={quote(name)}"
-        self._stage.say("switch", f"AGI(agi://{self._daemon}/stage?{query})")
+        self._stage.say("switch", f"AGI(agi://{self._daemon}/collect?{query})")
         environment = {
             **dict.fromkeys(ENVIRONMENT_KEYS, ""),
             "network": "yes",
-            "network_script": f"stage?{query}",
+            "network_script": f"collect?{query}",
             "channel": "SIMULATED/1",
             "uniqueid": "1.1",
             "version": "22.0.0",
@@ -94,13 +94,13 @@ class _FreeSwitch(_Simulated):
 
     async def _ask(self, did: str, number: str, name: str) -> dict[str, str]:
         """The session of the outbound socket: the channel out, the daemon's commands in."""
-        self._stage.say("switch", f"socket {self._daemon}/stage async full")
+        self._stage.say("switch", f"socket {self._daemon}/collect async full")
         channel = {
             "Unique-ID": str(uuid.uuid4()),
             "Caller-Caller-ID-Number": number,
             "Caller-Caller-ID-Name": name,
             "Caller-Context": "public",
-            "variable_socket_path": "stage",
+            "variable_socket_path": "collect",
             "variable_rounded_in_did": did,
             "Content-Type": "command/reply",
             "Reply-Text": "+OK\n",

@@ -87,6 +87,7 @@ def documented(language: str, *, changes: Mapping[str, str]) -> str:
 
 def early(directory: Path) -> str:
     """What docs/prestage.md has for Asterisk: the greeting is 80, the IVR 86, the queue 82."""
+    directory.mkdir(parents=True, exist_ok=True)
     sound = directory / "greeting"
     sound.with_suffix(".alaw").write_bytes(b"\xd5" * 16_000)  # two seconds of silence
     text = documented(
