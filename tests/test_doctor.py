@@ -519,7 +519,7 @@ def test_a_copy_leads_nowhere_but_to_the_listener() -> None:
         assert "from-internal" not in text.replace("ROUNDED_FALLBACK=from-internal,600,1", "")
         assert "rounded-stage" not in text
         assert [line.data[:28] for line in lines if line.application == "AGI"] == [
-            "agi://127.0.0.1:4999/stage?d"
+            "agi://127.0.0.1:4999/${round"
         ]
         jumps = [line.data for line in lines if line.application == "GotoIf"]
         assert not any(
@@ -810,7 +810,7 @@ def test_a_copy_for_freeswitch_leads_nowhere_but_to_the_listener() -> None:
     assert all("@127.0.0.1:5099" in data for data in bridges)
     assert "sofia/gateway" not in text
     assert [data for application, data in actions if application == "socket"] == [
-        "127.0.0.1:4999/stage async full"
+        "127.0.0.1:4999/collect async full"
     ]
     leads = [data for application, data in actions if application in ("transfer", "sched_transfer")]
     assert all("XML:/tmp/x.xml rounded_prove_" in data for data in leads)

@@ -382,8 +382,8 @@ def test_a_header_that_is_not_on_the_wire_is_seen(ward: Ward, name: str) -> None
         ('application="hangup" data="NORMAL_CIRCUIT', 'application="system" data="NORMAL_CIRCUIT'),
         ("socket_resume=false|", "api_hangup_hook=system x|"),
         (
-            'data="socket_resume=false"/>',
-            'data="socket_resume=false">api_hangup_hook=x</anti-action>',
+            '<anti-action application="set" data="socket_resume=false"/>',
+            '<anti-action application="set" data="socket_resume=false">api_x=y</anti-action>',
         ),
         ('"transfer" data="rounded-fallback XML rounded_after"', '"transfer" data="1 XML default"'),
     ],
