@@ -1,4 +1,4 @@
-"""Any interleaving of prestage, collect, abandon, time, outage, reload, restart: one small model."""
+"""Any interleaving of calls, outages, reloads, restarts and deaths, beside one small model."""
 
 from __future__ import annotations
 
