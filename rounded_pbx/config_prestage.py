@@ -16,6 +16,9 @@ from .config_types import Name, Seconds
 #: Seconds that are kept beside the trunk's ring time, for the dialplan and for the INVITE.
 BESIDE_RINGING = 5.0
 
+#: Connections to Redis, at most.
+REDIS_CONNECTIONS = 64
+
 _STORE = re.compile(
     r"memory|rediss?://(?:[A-Za-z0-9.-]+|\[(?P<ipv6>[0-9a-fA-F:]+)\])"
     r"(?::(?P<port>[0-9]{1,5}))?(?:/[0-9]{1,3})?"

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from .breaker import Breaker
 from .call import clean
+from .config_prestage import REDIS_CONNECTIONS
 from .prestage import Prestaged
 from .staging import Outcome, valid_uuid
 
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a command may take, and the share of its time for a call that has little.
 LIMIT, SHARE = 0.2, 1 / 6
-#: Connections; what is more waits, within its limit.
-MOST_CONNECTIONS = 64
 #: Seconds between two looks at a ticket that is pending elsewhere: first, factor, longest.
 LOOK_FIRST, LOOK_FACTOR, LOOK_LONGEST = 0.02, 1.5, 0.1
 #: The share of its time that a call waits for what another daemon has begun.
@@ -56,7 +55,7 @@ class RedisStore:
             url,
             username=username,
             password=password,
-            max_connections=MOST_CONNECTIONS,
+            max_connections=REDIS_CONNECTIONS,  # what is more waits, within its limit
             timeout=LIMIT,
             socket_connect_timeout=LIMIT,
             socket_timeout=LIMIT,
