@@ -34,12 +34,13 @@ from rounded_pbx.tenants import AccountTable
 
 from .helpers import Result, VirtualLoop, examples, steps
 
-LIMIT, FRESH, DEADLINE, PATIENCE = 4.0, 9.0, 1.4, 0.7
+LIMIT, DEADLINE, PATIENCE = 4.0, 1.4, 0.7
+FRESH = (9.0, 3.0)
 AGENTS = [str(uuid.UUID(int=number)) for number in (1, 2)]
 DIDS = ("+33612345678", "+33612345679")
 ACCOUNTS = ("default", "one")
-#: Seconds of a staging that goes well, until it is polled.
-STAGING = 0.2
+#: Seconds of a staging that goes well, and of a look at its status.
+STAGING, POLL = 0.2, 0.3
 #: Seconds that the clock may be beyond a deadline: what is rounded.
 ROUNDING = 0.001
 
@@ -96,7 +97,7 @@ class Api:
         return call_id
 
     async def call_status(self, call_id: str) -> str:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(POLL)
         return "initiated" if self.platform.manner == "never staged" else "staged"
 
 
@@ -198,7 +199,9 @@ class Channel:
 class Daemon:
     """One that stays over reloads; ``disposed`` outlives it."""
 
-    def __init__(self, platform: Platform, server: Server | None, disposed: list[str]) -> None:
+    def __init__(
+        self, platform: Platform, server: Server | None, disposed: list[str], fresh: float
+    ) -> None:
         self.platform = platform
         self.disposed = disposed
         self.dead = False
@@ -207,7 +210,7 @@ class Daemon:
         self.stagers = [self.stager()]
         store: Store = MemoryStore(self.dispose) if server is None else SharedStore(server)
         self.tickets = Prestages(
-            self.stagers[0], store, limit=LIMIT, fresh=FRESH, most=50, dispose=self.dispose
+            self.stagers[0], store, limit=LIMIT, fresh=fresh, most=50, dispose=self.dispose
         )
         self.desk = self.configured(0, 1)
 
@@ -273,6 +276,7 @@ class Begun:
     at: float
     by: Daemon
     wanted: bool = True
+    abandoned: bool = False
 
 
 @dataclass
@@ -286,12 +290,13 @@ class Collecting:
     began: float
     ready: bool
     healthy: bool
+    worthless: bool
     task: asyncio.Task[Answer]
     answered: float = 0.0
 
 
 CALLS = st.builds(Call, st.sampled_from(DIDS), st.sampled_from([{}, {"tier": "1"}, {"tier": "2"}]))
-SECONDS = st.sampled_from([0.0, 0.001, 0.1, 0.2, 0.25, 0.3, 1.0, 2.0, LIMIT, 5.0, FRESH])
+SECONDS = st.sampled_from([0.0, 0.001, 0.1, 0.2, 0.25, 0.3, 1.0, 2.0, LIMIT, 5.0, *FRESH])
 
 
 class Machine(RuleBasedStateMachine):
@@ -303,6 +308,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
+        self.defects: list[Any] = []
+        self.loop.set_exception_handler(lambda _, context: self.defects.append(context))
         self.platform = Platform()
         self.server = Server() if self.daemons > 1 else None
         self.disposed: list[str] = []
@@ -314,10 +321,11 @@ class Machine(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     async def _daemon(self) -> Daemon:
-        return Daemon(self.platform, self.server, self.disposed)
+        return Daemon(self.platform, self.server, self.disposed, self.fresh)
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(fresh=st.sampled_from(FRESH))
+    def start(self, fresh: float) -> None:
+        self.fresh = fresh
         self.at = [self.run(self._daemon()) for _ in range(self.daemons)]
 
     # What calls do.
@@ -377,6 +385,7 @@ class Machine(RuleBasedStateMachine):
             began=now,
             ready=healthy and self._is_ready(begun, daemon, call, route),
             healthy=healthy,
+            worthless=begun is None or (begun.abandoned and self.server is None),
             task=self.loop.create_task(work),
         )
         if begun is not None:
@@ -388,7 +397,7 @@ class Machine(RuleBasedStateMachine):
         """Whether a ticket must be good for this call, and not only may be."""
         if begun is None or not begun.wanted or begun.route != route:
             return False
-        if not STAGING + 0.1 <= self.loop.time() - begun.at < FRESH - 0.5:
+        if not STAGING + POLL + 0.1 <= self.loop.time() - begun.at < self.fresh - 0.5:
             return False
         if self.server is not None and (
             self.server.manner != "fine" or self.server.fine_since > begun.at
@@ -405,7 +414,7 @@ class Machine(RuleBasedStateMachine):
 
         self.run(work())
         if ticket in self.begun:
-            self.begun[ticket].wanted = False
+            self.begun[ticket].wanted, self.begun[ticket].abandoned = False, True
 
     @rule(which=st.integers(0, 9))
     def leave(self, which: int) -> None:
@@ -489,10 +498,10 @@ class Machine(RuleBasedStateMachine):
         wanted = (each.account, each.route.agent_id, each.call.did)
         assert (staged.account, staged.agent, staged.number) == wanted
         assert staged.variables.items() >= each.call.variables.items()
-        assert each.answered - staged.asked <= FRESH + ROUNDING
+        assert each.answered - staged.asked <= self.fresh + ROUNDING
         if each.ready:
             assert staged.early
-        if each.ticket not in self.begun:
+        if each.worthless:
             assert staged.asked >= each.began
             assert staged.variables == each.call.variables
 
@@ -506,8 +515,9 @@ class Machine(RuleBasedStateMachine):
             self.pass_time(DEADLINE + ROUNDING)
             self.every_answer_is_right()
             assert self.collecting == []
-            self.pass_time(LIMIT + FRESH)
+            self.pass_time(LIMIT + self.fresh)
             self.nothing_is_left()
+            assert self.defects == []
         finally:
             self.loop.close()
 
