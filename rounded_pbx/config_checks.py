@@ -33,7 +33,7 @@ _KINDS = {
     "tuple_type": "is not a list",
 }
 # Values are shown only where no key can stand in them, and never more than this.
-_KEYS_STAND_IN = {"accounts", "ami", "esl", "lookup"}
+_KEYS_STAND_IN = {"accounts", "ami", "esl", "lookup", "prestage"}
 _LONGEST_VALUE = 60
 
 _SELECTORS = {"account_codes": "account code", "domains": "domain", "contexts": "context"}

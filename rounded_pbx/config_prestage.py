@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import re
 from typing import Annotated, Self
 
@@ -15,19 +16,25 @@ from .config_types import Name, Seconds
 #: Seconds that are kept beside the trunk's ring time, for the dialplan and for the INVITE.
 BESIDE_RINGING = 5.0
 
+#: Connections to Redis, at most.
+REDIS_CONNECTIONS = 64
+
 _STORE = re.compile(
-    r"memory|rediss?://(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?(?:/[0-9]{1,3})?"
+    r"memory|rediss?://(?:[A-Za-z0-9.-]+|\[(?P<ipv6>[0-9a-fA-F:]+)\])"
+    r"(?::(?P<port>[0-9]{1,5}))?(?:/[0-9]{1,3})?"
     r"|unix:///[A-Za-z0-9_./-]+"
 )
 
 
 def _store(value: str) -> str:
-    if not _STORE.fullmatch(value):
-        shown = "this" if "@" in value else repr(value)  # a password may stand in it
-        raise ValueError(
-            f"{shown} is not memory, redis://host:6379/0, rediss://… or unix:///run/redis.sock; "
+    url = _STORE.fullmatch(value)
+    if not url or int(url["port"] or 0) > 65535:
+        raise ValueError(  # and does not repeat it: a password may stand in it
+            "is not memory, redis://host:6379/0, rediss://… or unix:///run/redis.sock; "
             "a password stands beside it, in secret_file"
         )
+    if url["ipv6"]:
+        ipaddress.IPv6Address(url["ipv6"])
     if value != "memory" and importlib.util.find_spec("redis") is None:
         raise ValueError("Redis needs the package redis: pip install 'rounded-pbx[redis]'")
     return value

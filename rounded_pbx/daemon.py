@@ -15,7 +15,7 @@ from .api import HttpLookups
 from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
 from .config import Config, Listening
-from .config_prestage import Prestage
+from .config_prestage import REDIS_CONNECTIONS, Prestage
 from .config_types import Address
 from .errands import Errands
 from .errors import BadNumber
@@ -120,6 +120,7 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
     sessions = 2 * config.calls.max_in_flight
     others = accounts * config.api.max_connections + OTHER_FILES
     others += len(_lookup_origins(config)) * MAX_CONNECTIONS
+    others += 0 if config.prestage.store == "memory" else REDIS_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = listeners * sessions + others
     if soft != resource.RLIM_INFINITY and soft < wanted:

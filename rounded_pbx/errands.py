@@ -24,6 +24,7 @@ ATTEMPT_LIMIT = 5.0
 PAUSES = (1.0, 4.0)
 #: Seconds between two log lines that tell of dropped errands.
 TOLD_EVERY = 60.0
+STOPS = "the daemon stops"
 
 Errand = Callable[[], Awaitable[None]]
 
@@ -88,8 +89,9 @@ class Errands:
             for task in late:
                 task.cancel()
         for name, queue in self._queues.items():
-            for _ in range(queue.qsize()):
-                self._drop(name, "the daemon stops")
+            while not queue.empty():
+                queue.get_nowait()
+                self._drop(name, STOPS)
 
     def _add(self, account: str, errand: Errand) -> None:
         try:
@@ -102,6 +104,9 @@ class Errands:
             errand = await queue.get()
             try:
                 await self._do(account, errand)
+            except asyncio.CancelledError:
+                self._drop(account, STOPS)
+                raise
             finally:
                 queue.task_done()
 

@@ -49,19 +49,25 @@ class Store(Protocol):
         """How many wait, as far as this daemon knows."""
         ...
 
-    async def announce(self, ticket: str, seconds: float) -> None:
-        """Let other daemons know that a ticket's staging is under way, for ``seconds`` at most."""
+    async def announce(self, ticket: str, seconds: float) -> bool:
+        """Let other daemons know that a ticket's staging is under way.
+
+        Nothing of the ticket is left after ``seconds``. False where no result can be kept for it.
+        """
         ...
 
     async def put(self, ticket: str, prestaged: Prestaged, seconds: float) -> bool:
-        """Keep a result for ``seconds``; False where nobody could take it any more."""
+        """Keep a result for ``seconds``, and no longer than was announced.
+
+        False where nobody can take it any more; True also where that cannot be known.
+        """
         ...
 
-    async def take(self, ticket: str, deadline: float) -> Prestaged | None:
+    async def take(self, ticket: str, deadline: float | None) -> Prestaged | None:
         """Take a ticket's result, which nobody else can have then; None where there is none.
 
         A staging that another daemon has announced is waited for, but not up to ``deadline``: there
-        must be time left to stage anew.
+        must be time left to stage anew. Without a deadline it is not waited for, and not wanted.
         """
         ...
 
@@ -82,8 +88,9 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def announce(self, ticket: str, seconds: float) -> None:
+    async def announce(self, ticket: str, seconds: float) -> bool:
         """Nobody else asks here."""
+        return True
 
     async def put(self, ticket: str, prestaged: Prestaged, seconds: float) -> bool:
         """Keep a result."""
@@ -91,7 +98,7 @@ class MemoryStore:
         self._waiting[ticket] = (prestaged, timer)
         return True
 
-    async def take(self, ticket: str, deadline: float) -> Prestaged | None:
+    async def take(self, ticket: str, deadline: float | None) -> Prestaged | None:
         """Take a result, at once."""
         found = self._waiting.pop(ticket, None)
         if found is None:
@@ -101,10 +108,11 @@ class MemoryStore:
         return prestaged
 
     async def aclose(self) -> None:
-        """Forget everything."""
-        for _, timer in self._waiting.values():
+        """Drop everything."""
+        while self._waiting:
+            _, (prestaged, timer) = self._waiting.popitem()
             timer.cancel()
-        self._waiting.clear()
+            self._dispose(prestaged.account, prestaged.call_id)
 
     def _expire(self, ticket: str) -> None:
         prestaged, _ = self._waiting.pop(ticket)
@@ -116,8 +124,7 @@ class _Flight:
     """A staging under way, until it is collected, abandoned or done."""
 
     def __init__(self, request: StagingRequest, deadline: float) -> None:
-        self.account = request.account
-        self.marks = request.marks
+        self.request = request
         self.attempt = Attempt(deadline)
         self.task: asyncio.Task[StagingResult]
 
@@ -146,7 +153,7 @@ class Prestages:
     ) -> None:
         self.stager = stager
         self._store = store
-        self._limit = limit
+        self._limit = min(limit, fresh)
         self._fresh = fresh
         self._most = most
         self._dispose = dispose
@@ -165,9 +172,10 @@ class Prestages:
 
     def begin(self, ticket: str, request: StagingRequest) -> None:
         """Stage in the background; whoever has the ticket can collect it from now on."""
-        flight = _Flight(request, asyncio.get_running_loop().time() + self._limit)
-        self._flights[ticket] = flight
-        flight.task = asyncio.ensure_future(self._fly(ticket, flight, request))
+        now = asyncio.get_running_loop().time()
+        flight = self._flights[ticket] = _Flight(request, now + self._limit)
+        flight.task = asyncio.ensure_future(self._stage(request, flight.attempt))
+        self._in_background(self._keep(ticket, flight, now + self._fresh))
 
     async def collect(
         self, ticket: str, marks: frozenset[str], deadline: float
@@ -178,11 +186,10 @@ class Prestages:
         """
         flight = self._flights.get(ticket)
         if flight is not None:
-            if not marks <= flight.marks:
-                self.abandon(ticket)
-                return None
-            result = await self._land(ticket, flight, deadline)
-            return result if result.call_id or result.outcome is Outcome.TIMEOUT else None
+            if marks <= flight.request.marks:
+                return await self._land(ticket, flight, deadline)
+            self.abandon(ticket)
+            return None
         prestaged = await self._store.take(ticket, deadline)
         if prestaged is None:
             return None
@@ -194,85 +201,82 @@ class Prestages:
     def abandon(self, ticket: str) -> None:
         """The caller left: what is under way is cancelled, what waits is dropped."""
         flight = self._flights.pop(ticket, None)
-        if flight is not None:
-            log.info("abandoned while it was being staged")
-            self._cancel(flight)
-        if flight is None or self._store.shared:
+        if flight is None:
             self._in_background(self._drop(ticket))
+        else:
+            self._cancel(flight)
 
     async def aclose(self, patience: float) -> None:
         """Begin nothing more; let what others could collect be finished; close the store."""
         self._closing = True
-        if self._store.shared and self._flights:
-            await asyncio.wait([each.task for each in self._flights.values()], timeout=patience)
+        if self._store.shared and self._chores:
+            await asyncio.wait(self._chores, timeout=patience)
         for ticket in [*self._flights]:
-            self._cancel(self._flights.pop(ticket))
+            self.abandon(ticket)
         if self._chores:
             await asyncio.wait(self._chores, timeout=patience)
         await self._store.aclose()
 
-    async def _land(self, ticket: str, flight: _Flight, deadline: float) -> StagingResult:
+    async def _land(self, ticket: str, flight: _Flight, deadline: float) -> StagingResult | None:
         """The result of a flight, by ``deadline``; nobody else can have it from now on."""
         del self._flights[ticket]
-        if self._store.shared:
-            self._in_background(self._drop(ticket))
         flight.attempt.bring_forward(deadline)
         try:
-            return await flight.task
+            result = await flight.task
         except asyncio.CancelledError:  # the caller left; awaiting a task hands that on to it
             self._cancel(flight)
             raise
+        over = asyncio.get_running_loop().time() >= deadline
+        return result if result.call_id or over else None
 
-    async def _fly(self, ticket: str, flight: _Flight, request: StagingRequest) -> StagingResult:
+    async def _stage(self, request: StagingRequest, attempt: Attempt) -> StagingResult:
         clock = asyncio.get_running_loop().time
         begun = clock()
-        announcing = asyncio.ensure_future(self._store.announce(ticket, self._limit))
         try:
-            result = await self.stager.stage(request, flight.attempt)
-            log.info(
-                "prestaged %s did=%s ms=%d call_id=%s unique_id=%s reason=%s",
-                result.outcome,
-                clean(request.to_number, 40),
-                round((clock() - begun) * 1000),
-                result.call_id or "-",
-                clean(request.metadata.get("pbx_unique_id", ""), 80) or "-",
-                mask_numbers(result.reason) or "-",
-            )
-            if self._flights.get(ticket) is flight:  # nobody waits for it yet
-                await announcing
-            if self._flights.get(ticket) is flight:
-                del self._flights[ticket]
-                await self._keep(ticket, request, result, begun + self._fresh - clock())
-            return result
-        finally:
-            announcing.cancel()
-            if self._flights.get(ticket) is flight:
-                del self._flights[ticket]
-
-    async def _keep(
-        self, ticket: str, request: StagingRequest, result: StagingResult, seconds: float
-    ) -> None:
-        """Let a result wait; another daemon must not go on waiting for one that failed."""
-        if result.call_id is None:
-            if self._store.shared:
-                await self._drop(ticket)
-            return
-        prestaged = Prestaged(
-            result.call_id, result.outcome, result.reason, request.account, request.marks
+            result = await self.stager.stage(request, attempt)
+        except Exception:
+            log.exception("a defect of rounded_pbx in a staging that was begun early")
+            return StagingResult(Outcome.ERROR)
+        log.info(
+            "prestaged %s did=%s ms=%d call_id=%s unique_id=%s reason=%s",
+            result.outcome,
+            clean(request.to_number, 40),
+            round((clock() - begun) * 1000),
+            result.call_id or "-",
+            clean(request.metadata.get("pbx_unique_id", ""), 80) or "-",
+            mask_numbers(result.reason) or "-",
         )
-        if seconds <= 0 or not await self._store.put(ticket, prestaged, seconds):
-            self._dispose(request.account, result.call_id)
+        return result
+
+    async def _keep(self, ticket: str, flight: _Flight, until: float) -> None:
+        """Let a result wait that nobody has come for; else nobody must go on waiting for one."""
+        announced = await self._store.announce(ticket, self._fresh)
+        await asyncio.wait([flight.task])
+        if self._flights.get(ticket) is flight:
+            del self._flights[ticket]
+            request, result = flight.request, flight.task.result()
+            if result.call_id is not None:
+                left = until - asyncio.get_running_loop().time()
+                prestaged = Prestaged(
+                    result.call_id, result.outcome, result.reason, request.account, request.marks
+                )
+                if announced and left > 0 and await self._store.put(ticket, prestaged, left):
+                    return
+                self._dispose(request.account, result.call_id)
+        if self._store.shared:
+            await self._drop(ticket)
 
     async def _drop(self, ticket: str) -> None:
-        prestaged = await self._store.take(ticket, asyncio.get_running_loop().time())
+        prestaged = await self._store.take(ticket, None)
         if prestaged is not None:
             log.info("abandoned call_id=%s", prestaged.call_id)
             self._dispose(prestaged.account, prestaged.call_id)
 
     def _cancel(self, flight: _Flight) -> None:
         flight.task.cancel()
+        log.info("abandoned call_id=%s: it was being staged", flight.attempt.call_id or "-")
         if flight.attempt.call_id is not None:
-            self._dispose(flight.account, flight.attempt.call_id)
+            self._dispose(flight.request.account, flight.attempt.call_id)
 
     def _in_background(self, chore: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(chore)

@@ -2,8 +2,9 @@
 
 A key goes from nothing to ``pending``, to a result, to nothing; each step is one command of Redis,
 so only one daemon can take it, and only a ticket that is still wanted gets a result. How old a
-result may become is Redis's own time to live: no clocks are compared. Redis 6.2 or later, for
-GETDEL; Valkey is the same.
+result may become is Redis's own time to live, which runs from ``pending`` on: no clocks are
+compared, and a Redis that stood still makes no result younger. Redis 6.2 or later, for GETDEL;
+Valkey is the same.
 
 A Redis that is slow or gone costs a call a fifth of a second, and after some failures nothing: the
 call is staged anew.
@@ -23,15 +24,14 @@ from redis.exceptions import RedisError
 
 from .breaker import Breaker
 from .call import clean
+from .config_prestage import REDIS_CONNECTIONS
 from .prestage import Prestaged
 from .staging import Outcome, valid_uuid
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a command may take.
-LIMIT = 0.2
-#: Connections; what is more waits, within its limit.
-MOST_CONNECTIONS = 64
+#: Seconds that a command may take, and the share of its time for a call that has little.
+LIMIT, SHARE = 0.2, 1 / 6
 #: Seconds between two looks at a ticket that is pending elsewhere: first, factor, longest.
 LOOK_FIRST, LOOK_FACTOR, LOOK_LONGEST = 0.02, 1.5, 0.1
 #: The share of its time that a call waits for what another daemon has begun.
@@ -55,76 +55,83 @@ class RedisStore:
             url,
             username=username,
             password=password,
-            max_connections=MOST_CONNECTIONS,
+            max_connections=REDIS_CONNECTIONS,  # what is more waits, within its limit
             timeout=LIMIT,
             socket_connect_timeout=LIMIT,
             socket_timeout=LIMIT,
             retry=Retry(NoBackoff(), 0),
+            # Fewer round trips to connect; and redis-py lets no reply be left over, as with 3.
+            protocol=2,
         )
         self._redis = Redis(connection_pool=self._pool)
         self._breaker = Breaker()
-        self._gone = False
+        self._failing: set[str | bytes | int] = set()
 
     def __len__(self) -> int:
         return 0  # how many wait there is not this daemon's to know
 
-    async def announce(self, ticket: str, seconds: float) -> None:
+    async def announce(self, ticket: str, seconds: float) -> bool:
         """Others that have the ticket wait for its result from now on."""
+        lives = _milliseconds(seconds - LIMIT)  # it may be set as late as that
         with contextlib.suppress(_Gone):
-            await self._ask("SET", _KEY + ticket, _PENDING, "PX", _milliseconds(seconds), "NX")
-
-    async def put(self, ticket: str, prestaged: Prestaged, seconds: float) -> bool:
-        """Keep a result, if the ticket is still pending."""
-        value = _to_json(prestaged)
-        with contextlib.suppress(_Gone):
-            kept = await self._ask("SET", _KEY + ticket, value, "PX", _milliseconds(seconds), "XX")
-            return bool(kept)
+            return bool(await self._ask("SET", _KEY + ticket, _PENDING, "PX", lives, "NX"))
         return False
 
-    async def take(self, ticket: str, deadline: float) -> Prestaged | None:
+    async def put(self, ticket: str, prestaged: Prestaged, seconds: float) -> bool:
+        """Keep a result, if the ticket is still pending, for as long as it would have been."""
+        value = _to_json(prestaged)
+        with contextlib.suppress(_Gone):
+            return bool(await self._ask("SET", _KEY + ticket, value, "XX", "KEEPTTL"))
+        return True  # or an id would be ended that another daemon hands out
+
+    async def take(self, ticket: str, deadline: float | None) -> Prestaged | None:
         """Take a result; one that is pending is waited for until half of the time is gone."""
         clock = asyncio.get_running_loop().time
-        until = clock() + PATIENCE * (deadline - clock())
-        pause = LOOK_FIRST
+        limit, until, pause = LIMIT, float("-inf"), LOOK_FIRST
+        if deadline is not None:
+            left = deadline - clock()
+            limit, until = min(LIMIT, SHARE * left), clock() + PATIENCE * left
+        key = _KEY + ticket
         with contextlib.suppress(_Gone):
-            while clock() + pause < until and await self._ask("GET", _KEY + ticket) == _PENDING:
+            while clock() + pause < until and await self._ask("GET", key, limit=limit) == _PENDING:
                 await asyncio.sleep(pause)
                 pause = min(pause * LOOK_FACTOR, LOOK_LONGEST)
-            return _from_json(await self._ask("GETDEL", _KEY + ticket))
+            return _from_json(await self._ask("GETDEL", key, limit=limit))
         return None
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
-        await self._pool.aclose()
+        with contextlib.suppress(RedisError, OSError):  # TLS says goodbye, and may get no answer
+            await self._pool.aclose()
 
-    async def _ask(self, *words: str | bytes | int) -> object:
+    async def _ask(self, *words: str | bytes | int, limit: float = LIMIT) -> object:
         """The reply to a command.
 
         Raises:
-            _Gone: there is none in time.
+            _Gone: there is none within ``limit`` seconds.
         """
-        permit = self._breaker.ask()
+        permit = self._breaker.ask() if limit > 0 else None
         if permit is None:
             raise _Gone
         worked = None
         try:
-            async with asyncio.timeout(LIMIT):
+            async with asyncio.timeout(limit):
                 # redis-py has no types for it
                 reply: object = await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
             worked = True
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # what speaks no Redis makes redis-py raise anything
             worked = False
-            if not self._gone:
-                self._gone = True
+            if not self._failing:
                 why = clean(str(error)) or "no answer in time"
                 log.warning("Redis: %s; until it answers, calls are staged anew", why)
+            self._failing.add(words[0])
             raise _Gone from None
         finally:
             permit.close(worked)
-        if self._gone:
-            self._gone = False
-            log.info("Redis: it answers again")
+        if words[0] in self._failing:  # one that is full, or a replica, answers others meanwhile
+            self._failing.remove(words[0])
+            if not self._failing:
+                log.info("Redis: it answers again")
         return reply
 
 

@@ -78,23 +78,31 @@ class Errands(Protocol):
 class Attempt:
     """A staging under way, for whoever may want it sooner; ``deadline`` is on the loop's clock.
 
-    ``call_id`` is known before the result is.
+    ``call_id`` is known before the result is. ``refusal`` is what the API has answered while a
+    pause is made before it is asked again.
     """
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.call_id: str | None = None
+        self.refusal: ApiError | None = None
         self._limit: asyncio.Timeout | None = None
+        self._share = 1.0
 
     def bring_forward(self, deadline: float) -> None:
         """Let it end by ``deadline``, if that is sooner."""
         self.deadline = min(self.deadline, deadline)
-        if self._limit is not None:
-            self._limit.reschedule(self.deadline)
+        if self._limit is not None and not self._limit.expired():
+            now = asyncio.get_running_loop().time()
+            self._limit.reschedule(now + self._share * (self.deadline - now))
 
     @contextlib.asynccontextmanager
-    async def limit(self) -> AsyncIterator[None]:
-        """Ends what is inside with TimeoutError at the deadline, wherever that is by then."""
+    async def limit(self, share: float = 1.0) -> AsyncIterator[None]:
+        """Ends what is inside with TimeoutError at the deadline, wherever that is by then.
+
+        Once the deadline is brought forward, a ``share`` of the time until then is left to it.
+        """
+        self._share = share
         try:
             async with asyncio.timeout_at(self.deadline) as self._limit:
                 yield
@@ -157,7 +165,7 @@ class Stager:
         self._in_flight += 1
         account.limits.enter()
         try:
-            request = await self._looked_up(request, attempt.deadline)
+            request = await self._looked_up(request, attempt)
             result, worked = await _stage(account.api, request, attempt, permit)
         finally:
             self._in_flight -= 1
@@ -167,13 +175,17 @@ class Stager:
             self._errands.correlate(request.account, result.call_id, request.metadata)
         return result
 
-    async def _looked_up(self, request: StagingRequest, deadline: float) -> StagingRequest:
+    async def _looked_up(self, request: StagingRequest, attempt: Attempt) -> StagingRequest:
         """The request with what its lookup found in at most half of the time that is left."""
         if request.lookup is None or self._lookups is None:
             return request
-        left = deadline - asyncio.get_running_loop().time()
+        left = attempt.deadline - asyncio.get_running_loop().time()
         seconds = min(request.lookup.timeout, left / 2)
-        return request.with_found(await self._lookups.find(request.lookup, seconds))
+        found: Mapping[str, Filled] = {}
+        with contextlib.suppress(TimeoutError):
+            async with attempt.limit(share=0.5):
+                found = await self._lookups.find(request.lookup, seconds)
+        return request.with_found(found)
 
 
 async def _stage(
@@ -191,6 +203,8 @@ async def _stage(
                 return StagingResult(Outcome.INITIATED, call_id, "readiness not asked for"), True
             return await _until_staged(api, call_id), True
     except TimeoutError as error:
+        if attempt.refusal is not None:  # brought forward into a pause
+            return _failed(attempt.refusal)
         if call_id is None:
             cancelled = error.__context__  # Python 3.11.2 has no __cause__ here
             if cancelled is not None and cancelled.args == (OUR_QUEUE,):
@@ -200,8 +214,7 @@ async def _stage(
         return StagingResult(Outcome.INITIATED, call_id, "not staged in time"), True
     except ApiError as error:
         if call_id is None:
-            outcome = _OUTCOMES[type(error)]
-            return StagingResult(outcome, reason=str(error)), outcome is not Outcome.UNAVAILABLE
+            return _failed(error)
         return StagingResult(Outcome.INITIATED, call_id, f"status unknown: {error}"), True
     except Exception:
         log.exception("a defect of rounded_pbx in a staging")
@@ -209,6 +222,11 @@ async def _stage(
         if call_id is None:
             return StagingResult(Outcome.ERROR, reason=reason), False
         return StagingResult(Outcome.INITIATED, call_id, reason), True
+
+
+def _failed(error: ApiError) -> tuple[StagingResult, bool]:
+    outcome = _OUTCOMES[type(error)]
+    return StagingResult(outcome, reason=str(error)), outcome is not Outcome.UNAVAILABLE
 
 
 async def _create(api: StagingApi, request: StagingRequest, attempt: Attempt) -> str:
@@ -220,7 +238,9 @@ async def _create(api: StagingApi, request: StagingRequest, attempt: Attempt) ->
             pause = _pause_before_retry(error, delay)
             if pause is None or asyncio.get_running_loop().time() + pause >= attempt.deadline:
                 raise
+            attempt.refusal = error
         await asyncio.sleep(pause)
+        attempt.refusal = None
     return await api.stage(body, sync=sync)
 
 

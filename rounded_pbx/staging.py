@@ -66,8 +66,8 @@ class StagingRequest:
 
     ``lookup`` is to be done first; what it finds goes into ``dynamic_variables``. ``metadata`` is
     what finds the call in the switch, for ``PATCH``. ``marks`` are digests of what a call that was
-    prestaged must agree in with the one that collects it: the agent, and what the dialplan itself
-    passed.
+    prestaged must agree in with the one that collects it: the route, its agent, and what the
+    dialplan itself passed.
     """
 
     account: str
@@ -147,7 +147,7 @@ class StagingRequest:
             metadata=_metadata(call),
             marks=frozenset(
                 [
-                    _digest(account, route.agent_id, to_number),
+                    _digest(account, route.name, route.agent_id, to_number),
                     *(_digest("variable", *each) for each in call.dynamic_variables.items()),
                     *(_digest("header", *each) for each in call.custom_headers.items()),
                     *([_digest("direction", call.direction.value)] if call.direction else []),

@@ -9,13 +9,14 @@ import gc
 import json
 import os
 import re
+import selectors
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trustme
 from hypothesis import HealthCheck, settings
@@ -26,6 +27,8 @@ from rounded_pbx.config_secrets import Account
 from rounded_pbx.config_types import Address
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
 from rounded_pbx.staging import StagingRequest, StagingResult
+
+Result = TypeVar("Result")
 
 #: Seconds until a test that hangs has failed.
 PATIENCE = 30.0
@@ -296,3 +299,39 @@ def config(url: str, *names: str, **api: Any) -> Config:
     """A configuration for the API at ``url``; ``api`` may go below what a file may say."""
     accounts = {name: Account(key_env="UNUSED") for name in names or ("default",)}
     return Config(accounts=accounts, api=Api(base_url=url, warm=0).model_copy(update=api))
+
+
+class _Unhurried(selectors.SelectSelector):
+    """Moves a clock forward instead of waiting."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        assert timeout is not None, "everybody waits, and for nothing that will come"
+        self._clock.advance(timeout)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on whose clock time passes at once, where nothing is left to do but to wait."""
+
+    def __init__(self) -> None:
+        self.time = Clock()  # type: ignore[method-assign]
+        super().__init__(_Unhurried(self.time))
+
+
+def at_once(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run ``work`` on a loop of virtual time; it leaves no task and no timer behind."""
+
+    async def whole() -> Result:
+        result = await work
+        await steps(5)
+        loop = asyncio.get_running_loop()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
+        return result
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(whole())

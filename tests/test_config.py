@@ -126,6 +126,26 @@ def test_how_a_switch_is_logged_in_to(path: Path, monkeypatch: pytest.MonkeyPatc
         esl.read_secret()
 
 
+def test_how_calls_are_staged_early(path: Path) -> None:
+    plain = loaded(path, ROUTE)
+    assert (plain.prestage.store, plain.prestage.limit) == ("memory", 10.0)
+    assert not plain.prestage.terminate_abandoned
+    assert plain.fresh == 60 - 15 - 5
+    for text, fresh in [
+        ("trunk: {host: a, ring: 30}\n", 25.0),
+        ("trunk: {host: a, ring: 300}\n", 1.0),
+        ("prestage: {dropped_after: 90, margin: 0}\n", 90.0),
+    ]:
+        assert loaded(path, ROUTE + text).fresh == fresh
+    for store in (
+        *("redis://h", "rediss://r.example:6380/15", "redis://[::1]:1", "redis://192.0.2.1/0"),
+        "unix:///run/redis/redis.sock",
+    ):
+        text = f"prestage: {{store: '{store}', username: me, secret_env: A}}\npbx: pbx1\n"
+        config = loaded(path, ROUTE + text)
+        assert (config.prestage.store, config.pbx_name) == (store, "pbx1")
+
+
 def test_a_file_with_little_gets_the_defaults_that_are_promised(path: Path) -> None:
     config = loaded(path, ROUTE)
     route = only_route(config)
@@ -145,6 +165,7 @@ LOOKUP = ROUTE + "    lookup:\n      variables: {a: b}\n      url: "  # the url 
 HTTP = LOOKUP + "http://192.0.2.1/x\n"  # the next line is 8
 HTTPS = LOOKUP + "https://h/{did}\n"
 SECRET_HEADER = "      secret_headers: {A: {key_env: K}}\n"
+PRESTAGE = ACCOUNT + "prestage:\n  "
 FASTAGI = ACCOUNT + "asterisk:\n  fastagi:\n    "
 TENANT = "accounts:\n  a:\n    key_env: A\n    "  # the next line is 4
 MISTAKES = [
@@ -220,6 +241,32 @@ MISTAKES = [
     (FASTAGI + "listen: 192.0.2.1:4573\n", 3, "nobody in allow can reach 192.0.2.1:4573; expected"),
     (FASTAGI + "listen: '[::1]:1'\n    allow: [127.0.0.0/8]\n", 3, "nobody in allow can reach"),
     (FASTAGI + "allow:\n    - 127.0.0.1/8\n", 5, "expected a network such as 127.0.0.0/8"),
+    # prestage
+    (ACCOUNT + "prestage: hush\n", 2, "prestage is not a map"),
+    (
+        PRESTAGE + "store: hush\n",
+        3,
+        "store: is not memory, redis://host:6379/0, rediss://… or unix",
+    ),
+    (PRESTAGE + "store: redis://:hush@h\n", 3, "beside it, in secret_file"),
+    (PRESTAGE + "store: redis://h:99999\n", 3, "store: is not memory, redis://host:6379/0, redi"),
+    (PRESTAGE + "store: redis://h/0?password=hush\n", 3, "beside it, in secret_file"),
+    (PRESTAGE + "store: 'redis://[::::]'\n", 3, "prestage.store: "),
+    (PRESTAGE + "store: unix://run/redis.sock\n", 3, "rediss://… or unix:///run/redis.sock; a"),
+    (PRESTAGE + "username: me\n", 2, "a user name or a password is for Redis, and store is memo"),
+    (PRESTAGE + "secret_env: HUSH\n", 2, "a password is for Redis, and store is memory"),
+    (PRESTAGE + "password: hush\n", 3, "prestage.password is not known; expected one of creden"),
+    (
+        ACCOUNT + "prestage: {store: redis://h, secret_file: /a, credential: b}\n",
+        2,
+        "has secret_file and credential; expected one source of the password",
+    ),
+    (PRESTAGE + "limit: 0.5\n", 3, "limit: input should be greater than or equal to 1"),
+    (PRESTAGE + "limit: 61\n", 3, "limit: input should be less than or equal to 60"),
+    (PRESTAGE + "dropped_after: 1\n", 3, "dropped_after: input should be greater than or equal"),
+    (PRESTAGE + "margin: 60\n", 2, "margin is not less than dropped_after: nothing could be col"),
+    (PRESTAGE + "terminate_abandoned: 2\n", 3, "terminate_abandoned is not true or false"),
+    (ACCOUNT + "pbx: a b\n", 2, "'a b' is not a name of at most 64"),
     # routes
     (ACCOUNT + "routes: {a: b}\n", 2, "routes is not a list"),
     (ACCOUNT + "routes:\n  - name\n", 3, "routes.0: 'name' is not a map"),

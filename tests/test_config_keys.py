@@ -105,6 +105,10 @@ def test_a_key_that_only_the_service_can_read_is_no_mistake(
         f"accounts: {{default: {{key_env: A, rate: {KEY}}}}}\n",
         f"accounts: {{a: {{key_env: A, contexts: {KEY}}}, b: {{key_env: A, contexts: {KEY}}}}}\n",
         f"api_key: {KEY}\n",
+        f"accounts: {{default: {{key_env: A}}}}\nprestage: {KEY}\n",
+        f"accounts: {{default: {{key_env: A}}}}\nprestage: {{store: 'redis://{KEY}:x@h'}}\n",
+        f"accounts: {{default: {{key_env: A}}}}\nprestage: {{store: 'redis://h?password={KEY}'}}\n",
+        f"accounts: {{default: {{key_env: A}}}}\nprestage: {{store: 'redis://:{KEY}@h'}}\n",
         f"accounts: {{default: {{key_env: A}}}}\napi: {{key: {KEY}}}\n",
         f"{KEY}\n",
         f"- accounts: {{default: {{key: {KEY}}}}}\n",
@@ -192,3 +196,48 @@ def test_a_header_that_only_the_service_can_read_is_no_mistake(path: Path) -> No
     (unknown,) = secrets.unknown
     assert (unknown.line, "crm is known to the systemd service only" in unknown.text) == (9, True)
     assert [*secrets.headers["a"]] == ["X-Token"]
+
+
+REDIS = """\
+accounts: {{default: {{key_env: API_KEY}}}}
+
+prestage:
+  store: redis://127.0.0.1/0
+  {0}
+"""
+
+
+@pytest.mark.usefixtures("token")
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("secret_file: {0}/none", "{0}/none: No such file or directory"),
+        ("secret_file: {0}/two", "{0}/two holds no secret: expected one line of visible ASCII"),
+        ("secret_env: NOT_SET", "the environment variable of secret_env is not set"),
+    ],
+)
+def test_a_stores_password_that_cannot_be_read_is_told_with_its_line(
+    path: Path, source: str, says: str
+) -> None:
+    (path.parent / "two").write_text(f"{KEY}\n{KEY}\n")
+    config = loaded(path, REDIS.format(source.format(path.parent)))
+    with pytest.raises(ConfigError) as caught:
+        read_secrets(path, config)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.text) == (3, "prestage: " + says.format(path.parent))
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_stores_password_is_never_shown(path: Path) -> None:
+    (path.parent / "password").write_text(KEY)
+    config = loaded(path, REDIS.format(f"secret_file: {path.parent}/password"))
+    secrets = read_secrets(path, config)
+    assert config.prestage.read_secret().get_secret_value() == KEY
+    assert KEY not in repr(secrets) + repr(config) + str(config)
+
+
+@pytest.mark.usefixtures("token")
+def test_a_stores_password_that_only_the_service_can_read_is_no_mistake(path: Path) -> None:
+    (unknown,) = read_secrets(path, loaded(path, REDIS.format("credential: redis"))).unknown
+    assert (unknown.line, "redis is known to the systemd service only" in unknown.text) == (3, True)

@@ -21,6 +21,7 @@ from rounded_pbx.config import (
     Outbound,
     RouteSection,
 )
+from rounded_pbx.config_prestage import Prestage
 from rounded_pbx.config_secrets import Account
 from rounded_pbx.config_types import Address
 from rounded_pbx.doctor.listener import rehearsal
@@ -173,3 +174,10 @@ def test_lookups_have_open_files_of_their_own_for_each_origin(
     )
     config = Config(accounts={"a": Account(key_env="A")}, routes=routes)
     assert daemon._most_sessions(config, 1, 1) == 4096 - 200 - daemon.OTHER_FILES - 2 * 50
+
+
+def test_redis_has_open_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
+    shared = Prestage(store="redis://127.0.0.1")
+    config = Config(accounts={"a": Account(key_env="A")}, prestage=shared)
+    assert daemon._most_sessions(config, 1, 1) == 4096 - 200 - daemon.OTHER_FILES - 64

@@ -22,7 +22,7 @@ from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
 from rounded_pbx.templates import compile_value
 from rounded_pbx.tenants import AccountTable, Selectors
 
-from .helpers import FakeTickets
+from .helpers import FakeTickets, eventually
 
 UUID = "018f4c2e-7b1a-7c3d-9e4f-0123456789ab"
 ROUTE = Route(
@@ -538,3 +538,106 @@ async def test_closing_cuts_off_a_session_that_does_not_end(server: Server) -> N
         await asyncio.sleep(0.01)
     await asyncio.wait_for(server.listener.close(patience=0.1), 2)
     assert server.stager.cancelled == 1
+
+
+# In two halves.
+
+TICKET = "6c1f7f2e-4a55-4a0e-8a55-0e6b6f1d2c3b"
+WAITED = StagingResult(Outcome.STAGED, "aaaaaaaa-7b1a-7c3d-9e4f-0123456789ab")
+
+
+async def test_a_prestaging_sets_one_inherited_variable_and_begins_when_it_is_set(
+    server: Server,
+) -> None:
+    asterisk = await server.session(network_script="prestage?did=+33612345678&linkedid=1.1")
+    found = re.fullmatch(r'EXEC MSet "__ROUNDED_TICKET=\\"(.{36})\\""\n', await asterisk.command())
+    assert found
+    assert await asterisk.silent_for(0.05)
+    assert server.tickets.begun == []
+    asterisk.write(b"200 result=0\n")
+    assert await asterisk.command() == ""
+    await eventually(lambda: server.tickets.begun)
+    ((ticket, request),) = server.tickets.begun
+    assert (ticket, request.metadata["pbx_linkedid"]) == (found[1], "1.1")
+    assert server.stager.requests == []
+
+
+@pytest.mark.parametrize("farewell", [b"", b"HANGUP\n", b"510 Invalid\n", b"200 result=-1\n"])
+async def test_a_caller_who_leaves_before_it_is_set_begins_nothing(
+    server: Server, farewell: bytes
+) -> None:
+    asterisk = await server.session(network_script="prestage?did=+33612345678")
+    await asterisk.command()
+    asterisk.write(farewell)
+    asterisk.writer.close()
+    await eventually(lambda: not server.listener.sessions)
+    assert server.tickets.begun == []
+
+
+@pytest.mark.parametrize("met", [True, False])
+async def test_nothing_is_begun_for_an_environment_that_a_caller_ended(
+    server: Server, met: bool
+) -> None:
+    asterisk = await server.connect()
+    end = b"\n" if met else b"\n200 result=1 (x)\n"
+    script = "prestage?did=+33612345678"
+    asterisk.write(environment(network_script=script, callerid=FORGED_END + end))
+    await asterisk.command()
+    await eventually(lambda: not server.listener.sessions)
+    assert (server.tickets.begun, server.stager.requests) == ([], [])
+
+
+async def test_a_ticket_is_collected(server: Server) -> None:
+    server.tickets.found = WAITED
+    script = f"collect?did=+33612345678&ticket={TICKET}&var.tier=1"
+    told = await (await server.session(network_script=script)).variables()
+    assert (told["ROUNDED_STATUS"], told["ROUNDED_CALL_ID"]) == ("STAGED", WAITED.call_id)
+    ((ticket, marks, _),) = server.tickets.collected
+    assert (ticket, len(marks)) == (TICKET, 2)
+    assert server.stager.requests == []
+
+
+@pytest.mark.parametrize("ticket", ["", "&ticket=", "&ticket=x", f"&ticket={TICKET}%0a"])
+async def test_a_call_with_no_ticket_is_staged(server: Server, ticket: str) -> None:
+    script = f"collect?did=+33612345678{ticket}"
+    told = await (await server.session(network_script=script)).variables()
+    assert told["ROUNDED_CALL_ID"] == UUID
+    assert server.tickets.collected == []
+
+
+async def test_a_ticket_that_stands_twice_is_refused(server: Server) -> None:
+    server.tickets.found = WAITED
+    script = f"collect?did=+33612345678&ticket={TICKET}&ticket={TICKET}"
+    asterisk = await server.connect()
+    asterisk.write(environment(network_script=script))
+    assert (await asterisk.variables())["ROUNDED_STATUS"] == "ERROR"
+    assert server.tickets.collected == []
+
+
+@pytest.mark.parametrize("more", [b"", b"HANGUP\n", b"HANGUP\nHANGUP\n", b"evil\n"])
+async def test_a_dead_channel_abandons_its_ticket_and_is_asked_nothing(
+    server: Server, more: bytes
+) -> None:
+    """A hangup handler runs it: Asterisk may write HANGUP at any time."""
+    asterisk = await server.connect()
+    asterisk.write(environment(network_script=f"abandon?ticket={TICKET}") + more)
+    assert await asterisk.command() == ""
+    assert server.tickets.abandoned == [TICKET]
+
+
+@pytest.mark.parametrize(
+    "script", ["abandon", "abandon?ticket=", "abandon?ticket=x", f"abandon?ticket={TICKET}x"]
+)
+async def test_what_is_no_ticket_abandons_nothing(server: Server, script: str) -> None:
+    asterisk = await server.connect()
+    asterisk.write(environment(network_script=script))
+    assert await asterisk.command() == ""
+    assert server.tickets.abandoned == []
+
+
+async def test_a_callers_lines_abandon_nothing(server: Server) -> None:
+    caller = f"1\nagi_arg_1: ticket={TICKET}".encode()
+    asterisk = await server.connect()
+    asterisk.write(environment(network_script="abandon?ticket=", callerid=caller))
+    await asterisk.variables()
+    assert server.tickets.abandoned == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +12,16 @@ import pytest
 
 from rounded_pbx.call import CallContext, CallerId, Switch, clean
 from rounded_pbx.errors import CommandFailed, Hangup, ProtocolError, SwitchError
-from rounded_pbx.handler import Action, Answer, Desk, not_understood, stage
+from rounded_pbx.handler import (
+    Action,
+    Answer,
+    Desk,
+    abandon,
+    collect,
+    not_understood,
+    prestage,
+    stage,
+)
 from rounded_pbx.numbers import CallerPolicy
 from rounded_pbx.routing import Next, Route, RouteTable
 from rounded_pbx.staging import Outcome, StagingRequest, StagingResult
@@ -306,3 +316,123 @@ async def test_an_api_that_repeats_the_callers_number_does_not_uncover_it_in_the
     (await answered(stager=gives(refused))).log()
     assert len(log.messages) == 1
     assert "33700000001" not in log.text
+
+
+# In two halves.
+
+TICKET = "6c1f7f2e-4a55-4a0e-8a55-0e6b6f1d2c3b"
+WAITED = StagingResult(Outcome.STAGED, "aaaaaaaa-7b1a-7c3d-9e4f-0123456789ab")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(Switch.ASTERISK, "__ROUNDED_TICKET"), (Switch.FREESWITCH, "rounded_ticket")],
+)
+async def test_a_prestaging_answers_a_ticket_and_begins_once_it_is_written(
+    kind: Switch, name: str, log: pytest.LogCaptureFixture
+) -> None:
+    stager, tickets = gives(STAGED), FakeTickets()
+    call = replace(CALL, switch=kind, linkedid="1.1", dynamic_variables={"tier": "1"})
+    answer = await answered(call, stager, action=prestage, tickets=tickets)
+    ((written, ticket),) = answer.variables
+    assert (written, uuid.UUID(ticket).version, answer.result) == (name, 4, None)
+    assert (tickets.begun, stager.asked) == ([], [])  # he may have left meanwhile
+    answer.then()
+    answer.log()
+    ((begun, request),) = tickets.begun
+    assert begun == ticket
+    assert (request.agent_id, request.to_number) == (AGENT, CALL.did)
+    assert request.dynamic_variables == {"tier": "1"}
+    assert request.metadata["pbx_linkedid"] == "1.1"
+    assert stager.asked == []
+    assert ticket not in log.text
+
+
+async def test_every_prestaging_has_a_ticket_of_its_own() -> None:
+    tickets = {(await answered(action=prestage)).variables for _ in range(50)}
+    assert len(tickets) == 50
+
+
+async def test_a_prestaging_reads_what_the_templates_name() -> None:
+    channel, tickets = Channel({"ACCOUNT": "a"}), FakeTickets()
+    call = replace(CALL, route="templates")
+    (await answered(call, channel=channel, action=prestage, tickets=tickets)).then()
+    assert tickets.begun[0][1].dynamic_variables == {"a": "a "}
+
+
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        (replace(CALL, did=""), Outcome.BAD_NUMBER),
+        (replace(CALL, did="600", route="support"), Outcome.BAD_NUMBER),
+        (replace(CALL, did="+33699999999"), Outcome.NO_ROUTE),
+        (CALL, Outcome.LIMITED),
+    ],
+)
+async def test_where_nothing_can_be_begun_the_ticket_is_empty_and_the_log_says_why(
+    call: CallContext, outcome: Outcome, log: pytest.LogCaptureFixture
+) -> None:
+    tickets = FakeTickets(has_room=outcome is not Outcome.LIMITED)
+    answer = await answered(call, action=prestage, tickets=tickets)
+    assert answer.variables == (("__ROUNDED_TICKET", ""),)
+    answer.then()
+    answer.log()
+    assert tickets.begun == []
+    assert log.messages[-1].startswith(f"{outcome} did=")
+
+
+async def test_a_caller_who_leaves_a_prestaging_begins_nothing() -> None:
+    tickets = FakeTickets()
+    call, gone = replace(CALL, route="templates"), Channel(failure=Hangup("left"))
+    with pytest.raises(Hangup):
+        await answered(call, channel=gone, action=prestage, tickets=tickets)
+    assert tickets.begun == []
+
+
+@pytest.mark.parametrize("ticket", [TICKET, TICKET.upper()])
+async def test_what_a_ticket_stands_for_is_handed_out(ticket: str) -> None:
+    stager, tickets, channel = gives(STAGED), FakeTickets(found=WAITED), Channel()
+    call = replace(CALL, ticket=ticket, route="templates", dynamic_variables={"tier": "1"})
+    answer = await answered(call, stager, channel, action=collect, tickets=tickets)
+    assert answer.result == WAITED
+    told = dict(answer.variables)
+    assert (told["ROUNDED_CALL_ID"], told["ROUNDED_NEXT"]) == (WAITED.call_id, "dial")
+    assert (stager.asked, channel.asked) == ([], [])
+    begun = FakeTickets()
+    (await answered(replace(call, ticket=""), action=prestage, tickets=begun)).then()
+    assert tickets.collected == [(TICKET, begun.begun[0][1].marks, DEADLINE)]
+
+
+@pytest.mark.parametrize("ticket", ["", "1", TICKET + "\n", TICKET[:-1], "*", f"x/{TICKET}"])
+async def test_without_a_ticket_that_could_be_one_a_call_is_staged_anew(ticket: str) -> None:
+    stager, tickets = gives(STAGED), FakeTickets(found=WAITED)
+    call = replace(CALL, ticket=ticket)
+    answer = await answered(call, stager, action=collect, tickets=tickets)
+    assert answer.result == STAGED
+    assert (len(stager.asked), tickets.collected) == (1, [])
+
+
+async def test_where_a_ticket_stands_for_nothing_the_call_is_staged_anew() -> None:
+    stager, channel = gives(STAGED), Channel({"ACCOUNT": "a"})
+    call = replace(CALL, ticket=TICKET, route="templates")
+    answer = await answered(call, stager, channel, action=collect)
+    assert answer.result == STAGED
+    ((request, deadline),) = stager.asked
+    assert (request.dynamic_variables, deadline) == ({"a": "a "}, DEADLINE)
+
+
+async def test_a_wait_that_failed_is_told_as_any_staging() -> None:
+    tickets = FakeTickets(found=StagingResult(Outcome.TIMEOUT, reason="no answer"))
+    answer = await answered(replace(CALL, ticket=TICKET), action=collect, tickets=tickets)
+    told = dict(answer.variables)
+    assert (told["ROUNDED_STATUS"], told["ROUNDED_NEXT"]) == ("TIMEOUT", "hangup")
+
+
+@pytest.mark.parametrize(("ticket", "told"), [(TICKET.upper(), [TICKET]), ("x", []), ("", [])])
+async def test_an_abandoned_ticket_is_dropped_and_nothing_is_answered(
+    ticket: str, told: list[str]
+) -> None:
+    tickets = FakeTickets()
+    desk = Desk(RouteTable(ROUTES), CallerPolicy(), gives(STAGED), Next.DIAL, tickets)
+    answer = abandon(ticket, desk)
+    assert (answer.variables, answer.result, tickets.abandoned) == ((), None, told)

@@ -762,3 +762,76 @@ async def test_a_deadline_after_a_hangup_is_still_a_deadline() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await serve()
+
+
+# In two halves.
+
+TICKET = "6c1f7f2e-4a55-4a0e-8a55-0e6b6f1d2c3b"
+WAITED = StagingResult(Outcome.STAGED, "aaaaaaaa-7b1a-7c3d-9e4f-0123456789ab")
+
+
+async def test_a_prestaging_sets_the_ticket_and_begins_when_it_is_set(server: Server) -> None:
+    freeswitch = await server.session({"variable_socket_path": "prestage"})
+    found = re.fullmatch(
+        r"api uuid_setvar_multi [0-9a-f-]{36} rounded_ticket=(.{36})", await freeswitch.command()
+    )
+    assert found
+    assert await freeswitch.silent_for(0.05)
+    assert server.tickets.begun == []
+    freeswitch.write(SET)
+    await eventually(lambda: server.tickets.begun)
+    assert [ticket for ticket, _ in server.tickets.begun] == [found[1]]
+    freeswitch.write(BYE)
+    assert await freeswitch.written() == b""
+    assert server.stager.seconds == []
+
+
+@pytest.mark.parametrize("farewell", [b"", NO_CHANNEL, b"".join(NOTICES["async"])])
+async def test_a_caller_who_leaves_before_it_is_set_begins_nothing(
+    server: Server, farewell: bytes
+) -> None:
+    freeswitch = await server.session({"variable_socket_path": "prestage"})
+    await freeswitch.command()
+    freeswitch.write(farewell)
+    freeswitch.writer.close()
+    assert await server.ended()
+    assert server.tickets.begun == []
+
+
+async def test_a_ticket_is_collected(server: Server) -> None:
+    server.tickets.found = WAITED
+    collects = {"variable_socket_path": "collect", "variable_rounded_in_ticket": TICKET}
+    told = await (await server.session({**collects, "variable_rounded_in_var_a": "1"})).variables()
+    assert (told["rounded_status"], told["rounded_call_id"]) == ("STAGED", WAITED.call_id)
+    ((ticket, marks, _),) = server.tickets.collected
+    assert (ticket, len(marks)) == (TICKET, 2)
+    assert server.stager.requests == []
+
+
+@pytest.mark.parametrize("ticket", [None, "", "x", TICKET[1:]])
+async def test_a_call_with_no_ticket_is_staged(server: Server, ticket: str | None) -> None:
+    collects = {"variable_socket_path": "collect", "variable_rounded_in_ticket": ticket}
+    told = await (await server.session(collects)).variables()
+    assert told["rounded_call_id"] == UUID
+    assert server.tickets.collected == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("rounded_in_ticket", [TICKET]),
+        ("sip_h_rounded_in_ticket", []),
+        ("sip_h_X-rounded_in_ticket", []),
+        ("rounded_ticket", []),
+    ],
+)
+async def test_only_the_dialplans_own_ticket_is_abandoned(
+    server: Server, name: str, told: list[str]
+) -> None:
+    freeswitch = await server.session(
+        {"variable_socket_path": "abandon", f"variable_{name}": TICKET}
+    )
+    assert await freeswitch.written() == b"exit\n\n"
+    freeswitch.write(BYE)
+    assert await server.ended()
+    assert server.tickets.abandoned == told

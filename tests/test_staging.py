@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from rounded_pbx.call import CallContext, CallerId, Direction, Switch, Wait
 from rounded_pbx.errors import BadNumber
 from rounded_pbx.numbers import CallerPolicy
-from rounded_pbx.routing import Route
+from rounded_pbx.routing import Next, Route
 from rounded_pbx.staging import StagingRequest, valid_uuid
 from rounded_pbx.templates import compile_value
 
@@ -53,6 +54,51 @@ def request(
         policy,
         channel,
     )
+
+
+SAME: list[tuple[dict[str, object], dict[str, object]]] = [
+    ({}, {}),
+    ({"did": "+33612345678"}, {}),
+    ({"rdnis": "", "unique_id": "2", "linkedid": "3", "channel": "Local/1", "context": "b"}, {}),
+    ({"caller": CallerId("+33700000009", "Zoé")}, {}),
+    ({"ticket": "x", "sip_call_id": "y", "wait": Wait.NONE}, {}),
+    ({}, {"on_failure": Next.HANGUP, "dynamic_variables": {"a": "{channel.A}"}}),
+]
+OTHER: list[tuple[dict[str, object], dict[str, object]]] = [
+    ({"did": "0612345679"}, {}),
+    ({}, {"to_number": "+33612345679"}),
+    ({}, {"agent_id": str(uuid.uuid4())}),
+    ({}, {"name": "the same agent, and other variables"}),
+    ({"dynamic_variables": {"tier": "2"}}, {}),
+    ({"dynamic_variables": {"header": "1"}}, {}),
+    ({"custom_headers": {"tier": "1"}}, {}),
+    ({"dynamic_variables": {"tier": "1", "name": "a"}}, {}),
+    ({"direction": Direction.OUTBOUND}, {}),
+]
+BEGUN = {"dynamic_variables": {"tier": "1"}, "custom_headers": {"X-Tier": "1"}}
+
+
+@pytest.mark.parametrize(("call", "route"), SAME)
+def test_a_call_may_collect_what_was_begun_for_it(
+    call: dict[str, object], route: dict[str, object]
+) -> None:
+    assert request(call, route).marks <= request(BEGUN).marks
+
+
+@pytest.mark.parametrize(("call", "route"), OTHER)
+def test_a_call_may_not_collect_what_was_begun_for_another(
+    call: dict[str, object], route: dict[str, object]
+) -> None:
+    assert not request(call, route).marks <= request(BEGUN).marks
+
+
+def test_another_account_may_not_collect_it_either() -> None:
+    theirs = StagingRequest.build(CALL, ROUTE, "two", POLICY, {})
+    assert not theirs.marks <= request(BEGUN).marks
+
+
+def test_what_a_mark_is_made_of_cannot_be_read_from_it() -> None:
+    assert all(re.fullmatch("[0-9a-f]{24}", mark) for mark in request(BEGUN).marks)
 
 
 def test_a_plain_call_asks_for_nothing_but_what_it_must() -> None:
