@@ -95,10 +95,9 @@ def _lookup_origins(config: Config) -> set[str]:
 def _store(prestage: Prestage, dispose: Dispose) -> Store:
     if prestage.store == "memory":
         return MemoryStore(dispose)
-    from .prestage_redis import RedisStore  # an extra
+    from .prestage_redis import store_of  # an extra
 
-    password = prestage.read_secret().get_secret_value() if prestage.has_password else None
-    return RedisStore(prestage.store, prestage.username, password)
+    return store_of(prestage)
 
 
 async def _cancelled(task: asyncio.Future[None]) -> None:

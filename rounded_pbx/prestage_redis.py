@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from .breaker import Breaker
 from .call import clean
-from .config_prestage import REDIS_CONNECTIONS
+from .config_prestage import REDIS_CONNECTIONS, Prestage
 from .prestage import Prestaged
 from .staging import Outcome, valid_uuid
 
@@ -99,6 +99,15 @@ class RedisStore:
             return _from_json(await self._ask("GETDEL", key, limit=limit))
         return None
 
+    async def problem(self) -> str:
+        """Why it cannot be used, in its own words; empty where it can."""
+        try:
+            async with asyncio.timeout(LIMIT):
+                await self._redis.execute_command("GETDEL", _KEY + "doctor")  # type: ignore[no-untyped-call]
+        except Exception as error:  # as below
+            return clean(str(error)) or f"no answer within {LIMIT:g} s"
+        return ""
+
     async def aclose(self) -> None:
         """Close the connections."""
         with contextlib.suppress(RedisError, OSError):  # TLS says goodbye, and may get no answer
@@ -133,6 +142,16 @@ class RedisStore:
             if not self._failing:
                 log.info("Redis: it answers again")
         return reply
+
+
+def store_of(prestage: Prestage) -> RedisStore:
+    """The store that a configuration names.
+
+    Raises:
+        ValueError: its password cannot be read.
+    """
+    password = prestage.read_secret().get_secret_value() if prestage.has_password else None
+    return RedisStore(prestage.store, prestage.username, password)
 
 
 class _Gone(Exception):

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from rounded_pbx.breaker import Breaker
+from rounded_pbx.config_prestage import Prestage
+from rounded_pbx.doctor.results import Verdict
+from rounded_pbx.doctor.store import check_store
 from rounded_pbx.prestage import Prestaged, Prestages
 from rounded_pbx.prestage_redis import LIMIT, RedisStore
 from rounded_pbx.stager import Account, Stager
@@ -563,3 +566,26 @@ async def test_many_calls_at_two_daemons_get_an_id_each_and_none_twice(
         results = [result for result in await asyncio.gather(*collectors) if result is not None]
         assert sorted(str(result.call_id) for result in results) == sorted(here.api.ids)
     assert time.monotonic() - begun < 10
+
+
+# What the doctor says of it.
+
+
+async def test_the_doctor_says_whether_redis_can_be_used(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Prestage(store=redis.url)
+    found = await check_store(there)
+    assert (found.verdict, redis.url in found.seen) == (Verdict.RIGHT, True)
+    monkeypatch.setenv("REDIS_PASSWORD", "hush-5e17")
+    found = await check_store(Prestage(store=redis.url, secret_env="REDIS_PASSWORD"))
+    assert found.verdict is Verdict.LOOK
+    assert "hush-5e17" not in repr(found)
+    found = await check_store(Prestage(store=redis.url, secret_file=tmp_path / "none"))
+    assert found.verdict is Verdict.SKIPPED
+    redis.pause()
+    found = await check_store(there)
+    assert (found.verdict, "no answer" in found.seen) == (Verdict.LOOK, True)
+    redis.resume()
+    redis.kill()
+    assert "Connect call failed" in (await check_store(there)).seen

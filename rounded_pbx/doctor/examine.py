@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .files import check_files
 from .freeswitch import check_freeswitch
 from .listeners import check_listeners
 from .results import CheckResult, look, right, wrong
+from .store import check_store
 
 _WHERE = {
     "asterisk": "asterisk.ami (address, username, secret), and the user's permit in manager.conf",
@@ -38,6 +40,8 @@ async def examine(path: Path, config: Config) -> AsyncIterator[CheckResult]:
     yield check_files(config)
     async for result in _keys(path, config):
         yield result
+    if config.prestage.store != "memory":
+        yield await check_store(config.prestage)
     async for result in check_listeners(config):
         yield result
     if config.asterisk.ami is None and config.freeswitch.esl is None:
@@ -76,7 +80,8 @@ async def _keys(path: Path, config: Config) -> AsyncIterator[CheckResult]:
 
 
 def _secret(problem: Problem) -> str:
-    return "api.key" if problem.text.startswith("accounts.") else "lookup.header"
+    names = {"accounts": "api.key", "prestage": "prestage.password"}
+    return names.get(re.split("[.:]", problem.text)[0], "lookup.header")
 
 
 async def _switch(

@@ -40,6 +40,6 @@ def _files(config: Config) -> Iterator[Path]:
         for source in route.lookup.secret_headers.values() if route.lookup else ():
             if source.key_file is not None:
                 yield source.key_file
-    for login in (config.asterisk.ami, config.freeswitch.esl):
+    for login in (config.prestage, config.asterisk.ami, config.freeswitch.esl):
         if login is not None and login.secret_file is not None:
             yield login.secret_file
