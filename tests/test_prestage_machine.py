@@ -375,7 +375,7 @@ class Machine(RuleBasedStateMachine):
         work = collect(
             call.context(ticket), daemon.desk, Channel(), accepted=now, deadline=now + DEADLINE
         )
-        healthy = self.platform.fine_since <= min(now, begun.at if begun else now)
+        healthy = begun is None or self.platform.fine_since < begun.at
         healthy = healthy and self.platform.manner == "fine" and not any(breakers)
         mine = Collecting(
             call=call,
@@ -400,7 +400,7 @@ class Machine(RuleBasedStateMachine):
         if not STAGING + POLL + 0.1 <= self.loop.time() - begun.at < self.fresh - 0.5:
             return False
         if self.server is not None and (
-            self.server.manner != "fine" or self.server.fine_since > begun.at
+            self.server.manner != "fine" or self.server.fine_since >= begun.at
         ):
             return False
         if begun.by is not at and (self.server is None or begun.by.dead):

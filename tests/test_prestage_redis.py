@@ -372,6 +372,7 @@ async def test_an_announcement_that_came_late_keeps_no_result(
     redis: RedisServer, ticket: str
 ) -> None:
     async with daemon_on(redis, seconds=0.3) as daemon:
+        assert await daemon.collect(str(uuid.uuid4())) is None  # it is connected
         redis.pause()
         daemon.tickets.begin(ticket, CALL)
         await asyncio.sleep(LIMIT + 0.05)
