@@ -18,13 +18,15 @@ from .threads import Unwaited
 
 log = logging.getLogger(__name__)
 
+#: Errands of an account that are done at the same time, a connection each.
+ERRANDS_AT_ONCE = 8
 #: Seconds that a probe may take.
 PROBE_LIMIT = 5.0
 #: Seconds between probes after one that failed, and while the breaker is open.
 PROBE_AGAIN = 2.0
 
 
-def client_of(api: Api, key: str) -> RoundedClient:
+def client_of(api: Api, key: str, max_connections: int | None = None) -> RoundedClient:
     """The client of one account, as the configuration wants it.
 
     Raises:
@@ -34,7 +36,7 @@ def client_of(api: Api, key: str) -> RoundedClient:
         api.base_url,
         key,
         ca_file=str(api.ca_file) if api.ca_file else None,
-        max_connections=api.max_connections,
+        max_connections=max_connections or api.max_connections,
         trust_env=api.trust_env,
     )
 
@@ -49,10 +51,14 @@ class Accounts:
 
     def __init__(self, config: Config, keys: Mapping[str, str]) -> None:
         api = config.api
-        self.clients = {name: client_of(api, key) for name, key in keys.items()}
+        self._clients = {name: client_of(api, key) for name, key in keys.items()}
+        #: Of each account, with connections of their own: an errand must not take a call's.
+        self.errand_clients = {
+            name: client_of(api, key, ERRANDS_AT_ONCE) for name, key in keys.items()
+        }
         self.by_name = {
             name: Account(client, limits=_limits_of(config, name))
-            for name, client in self.clients.items()
+            for name, client in self._clients.items()
         }
         self._warm = api.warm
         self._interval = api.probe_interval
@@ -60,7 +66,7 @@ class Accounts:
 
     async def __aenter__(self) -> Accounts:
         asyncio.get_running_loop().set_default_executor(Unwaited())  # it looks names up
-        for client in self.clients.values():
+        for client in (*self._clients.values(), *self.errand_clients.values()):
             await self._stack.enter_async_context(client)
         return self
 
@@ -70,7 +76,7 @@ class Accounts:
     async def keep_warm(self) -> None:
         """Open the connections and keep them warm, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for name, client in self.clients.items():
+            for name, client in self._clients.items():
                 group.create_task(self._keep_warm(name, client, self.by_name[name].breaker))
 
     async def _keep_warm(self, name: str, client: RoundedClient, breaker: Breaker) -> None:

@@ -10,7 +10,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from .accounts import Accounts
+from .accounts import ERRANDS_AT_ONCE, Accounts
 from .api import HttpLookups
 from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
@@ -37,8 +37,6 @@ DRAIN_MARGIN = 1.0
 
 #: Tickets for each staging in flight: a greeting takes some times as long as a staging.
 TICKETS_EACH = 10
-#: Connections of an account for each errand that may be under way.
-CONNECTIONS_EACH = 8
 
 
 @contextlib.asynccontextmanager
@@ -55,9 +53,9 @@ async def at_the_desk(
         RoundedPbxError: the environment's proxy is one that we cannot use.
     """
     errands = Errands(
-        accounts.clients,
+        accounts.errand_clients,
         pbx=config.pbx_name,
-        at_once=max(1, config.api.max_connections // CONNECTIONS_EACH),
+        at_once=ERRANDS_AT_ONCE,
         terminate=config.prestage.terminate_abandoned,
     )
     async with HttpLookups(
@@ -117,7 +115,7 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
     for a second at a time, and its callers wait past their deadline: it must refuse them before.
     """
     sessions = 2 * config.calls.max_in_flight
-    others = accounts * config.api.max_connections + OTHER_FILES
+    others = accounts * (config.api.max_connections + ERRANDS_AT_ONCE) + OTHER_FILES
     others += len(_lookup_origins(config)) * MAX_CONNECTIONS
     others += 0 if config.prestage.store == "memory" else REDIS_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
