@@ -129,9 +129,9 @@ INFINITY = resource.RLIM_INFINITY
     [
         (INFINITY, INFINITY, 4000, None),
         (65536, 65536, 4000, None),
-        (1024, INFINITY, 4000, 4464),
-        (1024, 524288, 4000, 4464),
-        (1024, 4096, 3632, 4096),
+        (1024, INFINITY, 4000, 4480),
+        (1024, 524288, 4000, 4480),
+        (1024, 4096, 3616, 4096),
         (256, 256, 1, 256),
     ],
 )
@@ -173,11 +173,11 @@ def test_lookups_have_open_files_of_their_own_for_each_origin(
         for index, url in enumerate(urls)
     )
     config = Config(accounts={"a": Account(key_env="A")}, routes=routes)
-    assert daemon._most_sessions(config, 1, 1) == 4096 - 200 - daemon.OTHER_FILES - 2 * 50
+    assert daemon._most_sessions(config, 1, 1) == 4096 - 208 - daemon.OTHER_FILES - 2 * 50
 
 
 def test_redis_has_open_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
     shared = Prestage(store="redis://127.0.0.1")
     config = Config(accounts={"a": Account(key_env="A")}, prestage=shared)
-    assert daemon._most_sessions(config, 1, 1) == 4096 - 200 - daemon.OTHER_FILES - 64
+    assert daemon._most_sessions(config, 1, 1) == 4096 - 208 - daemon.OTHER_FILES - 64
