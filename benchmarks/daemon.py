@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,8 @@ def latencies(folder: Path, api: Api, seconds: int, console: Console) -> list[Ro
         with daemon(folder, api, warm=warm) as pid:
             for name, calls, rate in loads:
                 console.print(f"[dim]{name}[/]")
-                rows.append(
-                    measured(name, pid, lambda c=calls, r=rate: load(FASTAGI, [STAGE] * c, r))
-                )  # type: ignore[misc]
+                run = partial(load, FASTAGI, [STAGE] * calls, rate)
+                rows.append(measured(name, pid, run))
     return rows
 
 

@@ -37,7 +37,7 @@ LATENCY, STAGING = 300, 800
 #: AGI lines in a row, or sessions that come one by one; and how many of those a second.
 IN_A_ROW, SESSIONS_RATE = 25, 30.0
 #: Tickets that are asked for at one instant, and those of the round that warms the daemon up.
-AT_ONCE, WARM_UP = 100, 1000
+AT_ONCE, WARM_UP = 100, 200
 PRESTAGE = f"prestage?{CALL}"
 
 Lines = Mapping[str, list[float]]

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rounded_pbx.demo.asterisk import PrivateAsterisk
+from rounded_pbx.demo.asterisk import find as find_asterisk
 from rounded_pbx.demo.freeswitch import PrivateFreeSwitch
+from rounded_pbx.demo.freeswitch import find as find_freeswitch
 
 from . import asterisk, freeswitch
 from .processes import ROOT, Api, Subject
@@ -124,6 +126,6 @@ def _ways(distance: int) -> dict[str, str]:
 
 
 SUBJECTS = (
-    Subject("asterisk", "Asterisk", asterisk.find, on_asterisk, _ways, rate=10),
-    Subject("freeswitch", "FreeSWITCH", freeswitch.find, on_freeswitch, _ways, rate=10),
+    Subject("asterisk", "Asterisk", find_asterisk, on_asterisk, _ways, rate=10),
+    Subject("freeswitch", "FreeSWITCH", find_freeswitch, on_freeswitch, _ways, rate=10),
 )
