@@ -28,14 +28,14 @@ from rounded_pbx.demo.asterisk import PrivateAsterisk
 
 from .parts.agi import CALL, Load, load
 from .parts.calls import Placed, free_port, in_turns, place
-from .parts.greeting import DEADLINE, NOOP, READY, SUBJECTS
+from .parts.greeting import DEADLINE, NOOP, PAUSE, READY, SUBJECTS
 from .parts.measure import Row, cpu_seconds, percentile, resident_mb, show_boxes
 from .parts.processes import FASTAGI, Api, Subject, daemon, running, stub
 
 #: Milliseconds that the API is away, and that a staging takes it.
 LATENCY, STAGING = 300, 800
-#: AGI lines in a row, or sessions that come one by one; and how many of those a second.
-IN_A_ROW, SESSIONS_RATE = 25, 30.0
+#: AGI lines in a row, or sessions that come one by one.
+IN_A_ROW = 10
 #: Tickets that are asked for at one instant, and those of the round that warms the daemon up.
 AT_ONCE, WARM_UP = 100, 200
 PRESTAGE = f"prestage?{CALL}"
@@ -85,7 +85,7 @@ def sessions(folder: Path, api: Api, calls: int, console: Console) -> Lines:
     lines: dict[str, list[float]] = defaultdict(list)
 
     def one_by_one(kind: str, port: int, scripts: Sequence[str]) -> Load:
-        result = asyncio.run(load(port, scripts, SESSIONS_RATE))
+        result = asyncio.run(load(port, scripts, 1 / PAUSE))
         lines[kind] += result.milliseconds
         return result
 

@@ -20,8 +20,8 @@ from .processes import ROOT, Api, Subject
 
 #: Seconds that a call may wait for its staging, and that the dialplans wait for the daemon.
 DEADLINE, CAP = 3, 4
-#: Seconds after which what was prestaged is ready.
-READY = 2
+#: Seconds after which what was prestaged is ready, and between two AGI lines.
+READY, PAUSE = 1.5, 0.1
 #: Port of the FastAGI server that does nothing.
 NOOP = 4574
 
@@ -49,7 +49,7 @@ exten => s,1,Set(LOCAL(number)=0)
  same => n(next),Set(LOCAL(number)=$[${{number}} + 1])
  same => n,Set(ROUNDED_TICKET=${{ticket_${{number}}}})
  same => n,MSet(rounded_action=${{ARG1}},ROUNDED_CALL_ID=)
- same => n,Wait(0.03)
+ same => n,Wait({pause})
  same => n,Gosub(line,${{ARG1}},1)
  same => n,Set(ticket_${{number}}=${{ROUNDED_TICKET}})
  same => n,GotoIf($[${{number}} < ${{most}}]?next)
@@ -97,6 +97,7 @@ def on_asterisk(folder: Path, apis: Mapping[int, Api], trunk_port: int) -> Priva
         line=line[0],
         noop=NOOP,
         ready=READY,
+        pause=PAUSE,
     )
     return asterisk.private(folder, extensions, trunk_port, modules=_MODULES, cap=CAP)
 
