@@ -30,7 +30,7 @@ from .parts.agi import CALL, Load, load
 from .parts.calls import Placed, free_port, in_turns, place
 from .parts.greeting import DEADLINE, NOOP, PAUSE, READY, SUBJECTS
 from .parts.measure import Row, cpu_seconds, percentile, resident_mb, show_boxes
-from .parts.processes import FASTAGI, Api, Subject, daemon, running, stub
+from .parts.processes import FASTAGI, Subject, daemon, running, stub
 
 #: Milliseconds that the API is away, and that a staging takes it.
 LATENCY, STAGING = 300, 800
@@ -51,16 +51,12 @@ _LINE = re.compile(
 
 
 def greeted(
-    subject: Subject, folder: Path, api: Api, calls: int, rate: float, console: Console
+    subject: Subject, folder: Path, pid: int, calls: int, rate: float, console: Console
 ) -> tuple[list[Row], Lines]:
     """The ways of a call through a switch; on Asterisk, milliseconds of each AGI line as well."""
     trunk_port = free_port()
     lines: dict[str, list[float]] = defaultdict(list)
-    with (
-        subject.switch(folder, {}, trunk_port) as switch,
-        daemon(folder, api, warm=32, deadline=DEADLINE, wait="poll") as pid,
-        running(["-m", "benchmarks.parts.noop", str(NOOP)], folder / "noop.log", "listening"),
-    ):
+    with subject.switch(folder, {}, trunk_port) as switch:
 
         def cpu() -> float:
             return cpu_seconds(switch.pid, children=True) + cpu_seconds(pid)
@@ -80,8 +76,9 @@ def greeted(
     return rows, lines
 
 
-def sessions(folder: Path, api: Api, calls: int, console: Console) -> Lines:
+def sessions(calls: int, console: Console) -> Lines:
     """The same without an Asterisk: milliseconds of sessions, which come one by one."""
+    console.print("[dim]sessions without a switch[/]")
     lines: dict[str, list[float]] = defaultdict(list)
 
     def one_by_one(kind: str, port: int, scripts: Sequence[str]) -> Load:
@@ -89,20 +86,15 @@ def sessions(folder: Path, api: Api, calls: int, console: Console) -> Lines:
         lines[kind] += result.milliseconds
         return result
 
-    console.print("[dim]sessions without a switch[/]")
-    with (
-        daemon(folder, api, warm=32, deadline=DEADLINE, wait="poll"),
-        running(["-m", "benchmarks.parts.noop", str(NOOP)], folder / "noop.log", "listening"),
-    ):
-        for _ in range(-(-calls // IN_A_ROW)):
-            count = min(calls, IN_A_ROW)
-            one_by_one("noop", NOOP, ["noop"] * count)
-            begun = one_by_one("prestage", FASTAGI, [PRESTAGE] * count)
-            time.sleep(READY)
-            collects = [f"collect?{CALL}&ticket={ticket}" for ticket in begun.tickets]
-            collected = one_by_one("collect", FASTAGI, collects)
-            if collected.with_id != count:
-                sys.exit(f"{collected.with_id} of {count} were collected")
+    for _ in range(-(-calls // IN_A_ROW)):
+        count = min(calls, IN_A_ROW)
+        one_by_one("noop", NOOP, ["noop"] * count)
+        begun = one_by_one("prestage", FASTAGI, [PRESTAGE] * count)
+        time.sleep(READY)
+        collects = [f"collect?{CALL}&ticket={ticket}" for ticket in begun.tickets]
+        collected = one_by_one("collect", FASTAGI, collects)
+        if collected.with_id != count:
+            sys.exit(f"{collected.with_id} of {count} were collected")
     return lines
 
 
@@ -166,7 +158,11 @@ def main() -> None:
     agi: dict[str, Lines] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with stub(folder / "api", LATENCY, STAGING) as api:
+        with (
+            stub(folder / "api", LATENCY, STAGING) as api,
+            daemon(folder, api, warm=32, deadline=DEADLINE, wait="poll") as pid,
+            running(["-m", "benchmarks.parts.noop", str(NOOP)], folder / "noop.log", "listening"),
+        ):
             for subject in SUBJECTS:
                 if options.switch not in (None, subject.name):
                     continue
@@ -174,14 +170,13 @@ def main() -> None:
                     console.print(f"[yellow]NOT MEASURED: no {subject.title} is found here[/]")
                     continue
                 rate = options.rate or subject.rate
-                (folder / subject.name).mkdir()
-                rows, lines = greeted(
-                    subject, folder / subject.name, api, options.calls, rate, console
-                )
+                own = folder / subject.name
+                own.mkdir()
+                rows, lines = greeted(subject, own, pid, options.calls, rate, console)
                 greetings[subject.title] = rows
                 if lines:
                     agi[f"a line on {subject.title}"] = lines
-            agi["a session without a switch"] = sessions(folder, api, options.calls, console)
+            agi["a session without a switch"] = sessions(options.calls, console)
         memory = waiting(folder, options.tickets, console)
     for title, rows in greetings.items():
         show_greeted(title, rows, console)
