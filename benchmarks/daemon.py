@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,10 @@ from rich.table import Table
 
 from rounded_pbx import netns
 
-from .parts.agi import Load, load, saturate
+from .parts.agi import STAGE, Load, load, saturate
 from .parts.measure import cpu_seconds, percentile, resident_mb
-from .parts.processes import Api, daemon, stub
+from .parts.processes import FASTAGI, Api, daemon, stub
 
-FASTAGI = 4573
 ROUND_TRIP = 40
 #: The API while 2,000 sessions wait for it, in milliseconds, and the deadline beyond it in seconds.
 SLOW, PATIENT = 3000, 5.0
@@ -79,7 +79,8 @@ def latencies(folder: Path, api: Api, seconds: int, console: Console) -> list[Ro
         with daemon(folder, api, warm=warm) as pid:
             for name, calls, rate in loads:
                 console.print(f"[dim]{name}[/]")
-                rows.append(measured(name, pid, lambda c=calls, r=rate: load(FASTAGI, c, r)))  # type: ignore[misc]
+                run = partial(load, FASTAGI, [STAGE] * calls, rate)
+                rows.append(measured(name, pid, run))
     return rows
 
 
@@ -96,7 +97,7 @@ def memory(folder: Path, console: Console) -> dict[str, float]:
     console.print("[dim]2,000 sessions in flight, 200 connections[/]")
 
     async def run(pid: int) -> tuple[Load, float]:
-        loading, most = asyncio.ensure_future(load(FASTAGI, 2000, 0.0)), 0.0
+        loading, most = asyncio.ensure_future(load(FASTAGI, [STAGE] * 2000, 0.0)), 0.0
         while not loading.done():
             await asyncio.sleep(0.1)
             most = max(most, resident_mb(pid))

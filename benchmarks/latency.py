@@ -14,13 +14,11 @@ import asyncio
 import contextlib
 import http.client
 import json
-import socket
 import ssl
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -29,13 +27,24 @@ from rich.table import Table
 from rounded_pbx import netns
 
 from .parts import asterisk, freeswitch
-from .parts.calls import TRUNK, place
-from .parts.measure import Row, cpu_seconds, percentile
+from .parts.calls import Placed, free_port, in_turns, place
+from .parts.measure import Row, cpu_seconds, percentile, show_boxes
 from .parts.processes import Api, Subject, daemon, stub
 
 ROUND_TRIPS = (0, 40)
-TURNS = 4
 SUBJECTS = (asterisk.SUBJECT, freeswitch.SUBJECT)
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The ways through a switch, the API so many milliseconds away.
+
+    ``milliseconds`` are those of a request over a warm connection, at the median.
+    """
+
+    distance: int
+    milliseconds: float
+    rows: list[Row]
 
 
 def round_trip(api: Api, rate: float) -> float:
@@ -71,23 +80,19 @@ def main() -> None:
             continue
         rate = options.rate or subject.rate
         with tempfile.TemporaryDirectory() as name:
-            rows = run(subject, Path(name), options.calls, rate, console)
-        show(rows, console, f"{subject.title}: INVITE in to INVITE out, {rate:g} calls a second")
+            trips = run(subject, Path(name), options.calls, rate, console)
+        show(trips, console, f"{subject.title}: INVITE in to INVITE out, {rate:g} calls a second")
         if options.output:
-            write(rows, options.output / f"latency-{subject.name}", rate)
+            write(trips, options.output / f"latency-{subject.name}", rate)
 
 
-def run(subject: Subject, folder: Path, calls: int, rate: float, console: Console) -> list[Row]:
-    rows: list[Row] = []
+def run(subject: Subject, folder: Path, calls: int, rate: float, console: Console) -> list[Trip]:
+    trips: list[Trip] = []
     with contextlib.ExitStack() as stack:
         apis = {rtt: stack.enter_context(stub(folder / f"api{rtt}", rtt)) for rtt in ROUND_TRIPS}
-        authorities = folder / "authorities.pem"
-        authorities.write_text("".join(api.ca_file.read_text() for api in apis.values()))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((TRUNK, 0))
-            trunk_port = probe.getsockname()[1]
-        switch = stack.enter_context(subject.switch(folder, apis, authorities, trunk_port))
-        for rtt, api in apis.items():
+        trunk_port = free_port()
+        switch = stack.enter_context(subject.switch(folder, apis, trunk_port))
+        for number, (rtt, api) in enumerate(apis.items(), 1):
             trip = round_trip(api, rate)
             console.print(f"One round trip over a warm connection: {trip:.1f} ms")
             with contextlib.ExitStack() as processes:
@@ -98,43 +103,16 @@ def run(subject: Subject, folder: Path, calls: int, rate: float, console: Consol
                 def cpu(pids: list[int] = pids) -> float:
                     return cpu_seconds(switch.pid, children=True) + sum(map(cpu_seconds, pids))
 
-                def call(did: str, count: int, first: int) -> tuple[list[float], int]:
+                def call(did: str, count: int, first: int) -> Placed:
                     console.print(f"[dim]{subject.title}: {count} calls to {did}[/]")
                     return asyncio.run(place(did, count, rate, trunk_port, first))
 
-                rows += measure(subject.ways(rtt), rtt, trip, calls, call, cpu)
-    return rows
+                rows = in_turns(subject.ways(rtt), calls, call, cpu, 10_000_000 * number)
+            trips.append(Trip(rtt, trip, rows))
+    return trips
 
 
-def measure(
-    ways: Mapping[str, str],
-    rtt: int,
-    trip: float,
-    calls: int,
-    call: Callable[[str, int, int], tuple[list[float], int]],
-    cpu: Callable[[], float],
-) -> list[Row]:
-    latencies: dict[str, list[float]] = defaultdict(list)
-    with_id: dict[str, int] = defaultdict(int)
-    used: dict[str, float] = defaultdict(float)
-    turns = min(TURNS, calls)
-    per_turn = -(-calls // turns)
-    for turn in range(turns):
-        for number, (way, did) in enumerate(ways.items()):
-            before = cpu()
-            first = 10_000_000 * (1 + ROUND_TRIPS.index(rtt)) + 100_000 * turn + 10_000 * number
-            found, carried = call(did, per_turn, first)
-            used[way] += cpu() - before
-            latencies[way] += found
-            with_id[way] += carried
-    made = per_turn * turns
-    return [
-        Row(way, rtt, trip, latencies[way], made, with_id[way], used[way] / made * 1000)
-        for way in ways
-    ]
-
-
-def show(rows: list[Row], console: Console, title: str) -> None:
+def show(trips: list[Trip], console: Console, title: str) -> None:
     table = Table(title=title, box=None)
     for column in (
         "round trip",
@@ -146,20 +124,23 @@ def show(rows: list[Row], console: Console, title: str) -> None:
         "ids",
     ):
         table.add_column(column, justify="left" if column == "way" else "right")
-    for row in rows:
-        bare = next(other for other in rows if other.distance == row.distance)
-        over = ""
-        if row is not bare:
-            extra = (row.p50 - bare.p50 - row.round_trip, row.p99 - bare.p99 - row.round_trip)
-            over = f"{extra[0]:+.1f} / {extra[1]:+.1f}"
-        table.add_row(
-            f"{row.distance} ms", row.way, f"{row.p50:.1f}", f"{row.p99:.1f}", over,
-            f"{row.cpu_ms:.1f}", f"{row.with_id}/{row.calls}",
-        )  # fmt: skip
+    for trip in trips:
+        bare = trip.rows[0]
+        for row in trip.rows:
+            over = ""
+            if row is not bare:
+                extra = (
+                    each - trip.milliseconds for each in (row.p50 - bare.p50, row.p99 - bare.p99)
+                )
+                over = " / ".join(f"{each:+.1f}" for each in extra)
+            table.add_row(
+                f"{trip.distance} ms", row.way, f"{row.p50:.1f}", f"{row.p99:.1f}", over,
+                f"{row.cpu_ms:.1f}", f"{row.with_id}/{row.calls}",
+            )  # fmt: skip
     console.print(table)
 
 
-def write(rows: list[Row], file: Path, rate: float) -> None:
+def write(trips: list[Trip], file: Path, rate: float) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -168,30 +149,20 @@ def write(rows: list[Row], file: Path, rate: float) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     data = [
         {
-            "way": row.way,
-            "distance_ms": row.distance,
-            "round_trip_ms": round(row.round_trip, 1),
-            "p50_ms": round(row.p50, 1),
-            "p99_ms": round(row.p99, 1),
-            "cpu_ms_a_call": round(row.cpu_ms, 1),
-            "calls": row.calls,
+            "distance_ms": trip.distance,
+            "round_trip_ms": round(trip.milliseconds, 1),
+            **row.figures,
         }
-        for row in rows
+        for trip in trips
+        for row in trip.rows
     ]
     file.with_suffix(".json").write_text(
         json.dumps({"calls_a_second": rate, "rows": data}, indent=1)
     )
-    figure, axes = pyplot.subplots(1, len(ROUND_TRIPS), figsize=(10, 3.6), sharey=True)
-    for axis, rtt in zip(axes, ROUND_TRIPS, strict=True):
-        ours = [row for row in rows if row.distance == rtt]
-        axis.boxplot(
-            [row.latencies for row in ours],
-            whis=(1, 99),
-            showfliers=False,
-            orientation="horizontal",
-        )
-        axis.set_yticks(range(1, len(ours) + 1), [row.way for row in ours])
-        axis.set_title(f"API {rtt} ms away, HTTPS")
+    figure, axes = pyplot.subplots(1, len(trips), figsize=(10, 3.6), sharey=True)
+    for axis, trip in zip(axes, trips, strict=True):
+        show_boxes(axis, {row.way: row.latencies for row in trip.rows})
+        axis.set_title(f"API {trip.distance} ms away, HTTPS")
         axis.set_xlabel(
             "ms from INVITE in to INVITE out (box: quartiles; whiskers: p1, p99)", size=8
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from .parts.agi import ENVIRONMENT
+from .parts.agi import environment
 from .parts.measure import percentile
 from .parts.processes import ROOT
 
@@ -45,7 +45,7 @@ def reached(command: list[str], server: socket.socket) -> float:
     begun = time.perf_counter()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stdin is not None
-        process.stdin.write(environment())
+        process.stdin.write(without_network())
         process.stdin.flush()
         connection, _ = server.accept()
         took = (time.perf_counter() - begun) * 1000
@@ -54,8 +54,8 @@ def reached(command: list[str], server: socket.socket) -> float:
     return took
 
 
-def environment() -> bytes:
-    lines = [line for line in ENVIRONMENT.split(b"\n") if line and b"agi_network" not in line]
+def without_network() -> bytes:
+    lines = [line for line in environment().split(b"\n") if line and b"agi_network" not in line]
     return b"\n".join([*lines, b"", b""])
 
 

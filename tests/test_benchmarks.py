@@ -1,4 +1,4 @@
-"""The benchmarks still run: one call of each way, on the real switch."""
+"""The benchmarks still run: a call or two of each way, on the real switch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from benchmarks.latency import SUBJECTS
+from benchmarks.parts import greeting
 from benchmarks.parts.processes import ROOT, Subject
 
 
@@ -28,3 +29,22 @@ def test_every_way_but_the_bare_one_has_an_id(subject: Subject) -> None:
     )
     rows = re.findall(r"^ +\d+ ms .* ([01])/1 *$", ran.stdout, re.MULTILINE)
     assert rows == ["0", "1", "1", "1", "1"] * 2, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("subject", greeting.SUBJECTS, ids=lambda subject: subject.name)
+def test_what_is_staged_early_or_late_has_an_id(subject: Subject) -> None:
+    if subject.find() is None:
+        pytest.skip("no FreeSWITCH: put it on PATH, or name it in the variable FREESWITCH")
+    command = ["-m", "benchmarks.early", "--switch", subject.name, "--calls", "1"]
+    ran = subprocess.run(
+        [sys.executable, *command, "--tickets", "20"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    said = ran.stdout + ran.stderr
+    ways = re.findall(r"^ a greeting, (\w+) .* ([01])/1 *$", ran.stdout, re.MULTILINE)
+    assert ways == [("no", "0"), ("prestaged", "1"), ("then", "1")], said
+    wheres = [f"a line on {subject.title}"] if subject.name == "asterisk" else []
+    for where in [*wheres, "a session without a switch"]:
+        for what in ("noop", "prestage", "collect"):
+            assert re.search(rf"^ {where} +{what}( +[0-9.]+){{3}} *$", said, re.MULTILINE), said
+    assert re.search(r"^20 results that wait: .* All abandoned: ", said, re.MULTILINE), said

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-ENVIRONMENT = b"""agi_network: yes
-agi_network_script: stage?did=+33612345678&from=+33145678901&pres=allowed&name=Ann
-agi_request: agi://127.0.0.1:4573/stage?did=+33612345678&from=+33145678901&pres=allowed&name=Ann
+#: What a dialplan passes of a call, as a query.
+CALL = "did=+33612345678&from=+33145678901&pres=allowed&name=Ann"
+STAGE = f"stage?{CALL}"
+
+_ENVIRONMENT = """agi_network: yes
+agi_network_script: {script}
+agi_request: agi://127.0.0.1:4573/{script}
 agi_channel: PJSIP/carrier-00000000
 agi_language: en
 agi_type: PJSIP
@@ -29,32 +35,41 @@ agi_accountcode:
 agi_threadid: 139873600140992
 
 """
+_TICKET = re.compile(rb'TICKET=\\"([0-9a-f-]{36})')
+
+
+def environment(script: str = STAGE) -> bytes:
+    """What Asterisk writes for ``AGI(agi://127.0.0.1:4573/script)``."""
+    return _ENVIRONMENT.format(script=script).encode()
 
 
 @dataclass
 class Load:
-    """What came of it: milliseconds from connect to the last reply, and how many had an id."""
+    """What came of it: milliseconds from connect to the last reply, how many had an id, tickets."""
 
     milliseconds: list[float] = field(default_factory=list)
     with_id: int = 0
+    tickets: list[str] = field(default_factory=list)
     failed: int = 0
     seconds: float = 0.0
 
 
 class Session(asyncio.Protocol):
-    def __init__(self, load: Load, begun: float, done: asyncio.Future[None]) -> None:
-        self.load, self.begun, self.done = load, begun, done
+    def __init__(self, script: str, load: Load, begun: float, done: asyncio.Future[None]) -> None:
+        self.script, self.load, self.begun, self.done = script, load, begun, done
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(ENVIRONMENT)
+        transport.write(environment(self.script))
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"GET FULL VARIABLE"):
             self.transport.write(b"200 result=1 (" + data.split(b'"')[1] + b")\n")
             return
         self.load.with_id += b'STATUS=\\"STAGED' in data or b'STATUS=\\"INITIATED' in data
+        if ticket := _TICKET.search(data):
+            self.load.tickets.append(ticket[1].decode())
         self.transport.write(b"200 result=0\n")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -63,26 +78,28 @@ class Session(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def _session(port: int, result: Load) -> None:
+async def _session(port: int, script: str, result: Load) -> None:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     begun = loop.time()
     try:
-        await loop.create_connection(lambda: Session(result, begun, done), "127.0.0.1", port)
+        await loop.create_connection(
+            lambda: Session(script, result, begun, done), "127.0.0.1", port
+        )
     except OSError:
         result.failed += 1
         return
     await done
 
 
-async def load(port: int, calls: int, rate: float) -> Load:
-    """``calls`` sessions, ``rate`` a second (0: all at one instant)."""
+async def load(port: int, scripts: Sequence[str], rate: float) -> Load:
+    """A session for each script, ``rate`` a second (0: all at one instant)."""
     loop = asyncio.get_running_loop()
     result, start, waiting = Load(), loop.time(), []
-    for number in range(calls):
+    for number, script in enumerate(scripts):
         if rate:
             await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
-        waiting.append(asyncio.ensure_future(_session(port, result)))
+        waiting.append(asyncio.ensure_future(_session(port, script, result)))
     await asyncio.gather(*waiting)
     result.seconds = loop.time() - start
     return result
@@ -95,7 +112,7 @@ async def saturate(port: int, sessions: int, seconds: float) -> Load:
 
     async def one_after_another() -> None:
         while loop.time() < start + seconds:
-            await _session(port, result)
+            await _session(port, STAGE, result)
 
     await asyncio.gather(*(one_after_another() for _ in range(sessions)))
     result.seconds = loop.time() - start

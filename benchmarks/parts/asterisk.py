@@ -63,15 +63,16 @@ match={CALLER}
 """
 
 
-def switch(
-    folder: Path, apis: Mapping[int, Api], authorities: Path, trunk_port: int
+def private(
+    folder: Path, extensions: str, trunk_port: int, *, modules: str = "", cap: float = 2
 ) -> PrivateAsterisk:
+    """A real Asterisk on the files of dialplan_examples, and the dialplan that leads there.
+
+    ``cap``: seconds that its dialplan waits for the daemon.
+    """
     binary = find()
     if binary is None:
         sys.exit("no Asterisk: scripts/unpack asterisk-22 unpacks one")
-    script = folder / "stage.py"
-    script.write_text(AGI_SCRIPT.format(python=sys.executable))
-    script.chmod(0o755)
     examples = ROOT / "dialplan_examples/asterisk"
     dialplan = (examples / "extensions_rounded.conf").read_text()
     trunk = (
@@ -83,16 +84,29 @@ def switch(
         binary,
         folder / "asterisk",
         {
-            "modules.conf": MODULES + "load=func_curl.so\nload=res_curl.so\nload=func_json.so\n",
-            "extensions.conf": EXTENSIONS.format(
-                script=script, authority=authorities, api0=apis[0].url, api40=apis[40].url
-            ),
-            "extensions_rounded.conf": dialplan,
+            "modules.conf": MODULES + modules,
+            "extensions.conf": extensions,
+            "extensions_rounded.conf": dialplan.replace("rounded_cap)=2", f"rounded_cap)={cap}"),
             "pjsip.conf": PJSIP,
             "pjsip_rounded.conf": trunk.replace("sip:sip.example.net", f"sip:{TRUNK}:{trunk_port}"),
-            "logger.conf": "[general]\n[logfiles]\nmessages => error\n",
+            "rtp.conf": "[general]\nrtpstart=20000\nrtpend=30000\n",
+            "logger.conf": "[general]\ndateformat=%s.%6q\n[logfiles]\nmessages => error,notice\n",
         },
     )
+
+
+def switch(folder: Path, apis: Mapping[int, Api], trunk_port: int) -> PrivateAsterisk:
+    """An Asterisk with the ways that are measured here."""
+    authorities = folder / "authorities.pem"
+    authorities.write_text("".join(api.ca_file.read_text() for api in apis.values()))
+    script = folder / "stage.py"
+    script.write_text(AGI_SCRIPT.format(python=sys.executable))
+    script.chmod(0o755)
+    extensions = EXTENSIONS.format(
+        script=script, authority=authorities, api0=apis[0].url, api40=apis[40].url
+    )
+    modules = "load=func_curl.so\nload=res_curl.so\nload=func_json.so\n"
+    return private(folder, extensions, trunk_port, modules=modules)
 
 
 def ways(distance: int) -> dict[str, str]:

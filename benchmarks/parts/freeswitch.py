@@ -15,6 +15,9 @@ from .processes import ROOT, Api, Subject, running
 EVENT_SOCKET = 8021
 GREENSWITCH = 8085
 DID = "+33612345678"
+TO_AGENT = f"sofia/gateway/rounded/{DID}"
+OURS = ROOT / "dialplan_examples/freeswitch"
+DROP_IN = OURS / "dialplan/public/00_rounded.xml"
 
 # What people write with mod_lua and mod_curl.
 LUA = """\
@@ -35,7 +38,7 @@ class _Quiet(PrivateFreeSwitch):
         self.cli("fsctl loglevel err")
 
 
-def _extension(number: str, *actions: str) -> str:
+def extension(number: str, *actions: str) -> str:
     lines = "".join(
         f'<action application="{application}" data="{data}"/>\n'
         for application, _, data in (action.partition(" ") for action in actions)
@@ -46,10 +49,10 @@ def _extension(number: str, *actions: str) -> str:
     )
 
 
-def _dialplan(folder: Path, apis: Mapping[int, Api], drop_in: str) -> str:
+def _dialplan(folder: Path, apis: Mapping[int, Api]) -> str:
     """The ways beside ours; sync is the drop-in's own extension without the word async."""
-    bridge = "sofia/gateway/rounded/" + DID
-    staged = "bridge {sip_h_X-Rounded-Call-Id=${rounded_call_id}}" + bridge
+    drop_in = DROP_IN.read_text()
+    staged = "bridge {sip_h_X-Rounded-Call-Id=${rounded_call_id}}" + TO_AGENT
     stage = drop_in[drop_in.index('<extension name="rounded-stage">') : drop_in.index("</include>")]
     sync = stage.replace("async full", "full").replace("$1", DID)
     sync = sync.replace("${rounded_in_did}", "destination_number").replace("^(.+)$", "^sync$")
@@ -58,9 +61,9 @@ def _dialplan(folder: Path, apis: Mapping[int, Api], drop_in: str) -> str:
     ring = '<action application="ring_ready"/>'
     sync = sync.replace(ring, f'<action application="set" data="rounded_in_did={DID}"/>{ring}')
     ways = [
-        _extension("bare", f"bridge {bridge}"),
+        extension("bare", f"bridge {TO_AGENT}"),
         sync,
-        _extension(
+        extension(
             "greenswitch",
             "ring_ready",
             "set socket_resume=true",
@@ -68,28 +71,24 @@ def _dialplan(folder: Path, apis: Mapping[int, Api], drop_in: str) -> str:
             staged,
         ),
         *(
-            _extension(f"lua{distance}", f"lua {folder}/stage.lua {api.url}", staged)
+            extension(f"lua{distance}", f"lua {folder}/stage.lua {api.url}", staged)
             for distance, api in apis.items()
         ),
     ]
-    return (
-        '<include>\n<context name="public">\n'
-        + "".join(ways)
-        + '<X-PRE-PROCESS cmd="include" data="public/*.xml"/>\n</context>\n</include>\n'
-    )
+    return "".join(ways)
 
 
-def switch(
-    folder: Path, apis: Mapping[int, Api], authorities: Path, trunk_port: int
+def private(
+    folder: Path, public: str, trunk_port: int, *, modules: str = "", cap: int = 3
 ) -> PrivateFreeSwitch:
-    """A real FreeSWITCH on the files of dialplan_examples."""
+    """A real FreeSWITCH on the files of dialplan_examples, and extensions that stand before them.
+
+    ``cap``: seconds that its dialplan waits for the daemon.
+    """
     binary = find()
     if binary is None:
         sys.exit("no FreeSWITCH: have it on PATH, or name it in the variable FREESWITCH")
-    ours = ROOT / "dialplan_examples/freeswitch"
-    drop_in = (ours / "dialplan/public/00_rounded.xml").read_text()
-    trunk = (ours / "sip_profiles/external/rounded.xml").read_text()
-    (folder / "stage.lua").write_text(LUA)
+    trunk = (OURS / "sip_profiles/external/rounded.xml").read_text()
     return _Quiet(
         binary,
         folder / "freeswitch",
@@ -98,13 +97,26 @@ def switch(
             "sip_profiles/external/rounded.xml": trunk.replace(
                 "sip.example.net", f"{TRUNK}:{trunk_port}"
             ),
-            "dialplan/benchmark.xml": _dialplan(folder, apis, drop_in),
-            "dialplan/public/00_rounded.xml": drop_in,
-            "dialplan/rounded.xml": (ours / "dialplan/rounded.xml").read_text(),
+            "dialplan/benchmark.xml": f'<include>\n<context name="public">\n{public}'
+            '<X-PRE-PROCESS cmd="include" data="public/*.xml"/>\n</context>\n</include>\n',
+            "dialplan/public/00_rounded.xml": _capped(DROP_IN, cap),
+            "dialplan/rounded.xml": _capped(OURS / "dialplan/rounded.xml", cap),
         },
         event_socket=EVENT_SOCKET,
-        modules="mod_lua mod_curl",
+        modules=modules,
     )
+
+
+def _capped(file: Path, seconds: int) -> str:
+    return file.read_text().replace(
+        '"sched_transfer" data="+3 ', f'"sched_transfer" data="+{seconds} '
+    )
+
+
+def switch(folder: Path, apis: Mapping[int, Api], trunk_port: int) -> PrivateFreeSwitch:
+    """A FreeSWITCH with the ways that are measured here."""
+    (folder / "stage.lua").write_text(LUA)
+    return private(folder, _dialplan(folder, apis), trunk_port, modules="mod_lua mod_curl")
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -28,17 +29,16 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
-    """A way of doing it, and what it cost."""
+    """A way of doing it, and what it cost; milliseconds of each call, CPU of all together."""
 
     way: str
-    distance: int  # milliseconds that the API is away
-    round_trip: float  # milliseconds that a request takes over a warm connection, at the median
-    latencies: Sequence[float]
-    calls: int
-    with_id: int
-    cpu_ms: float
+    latencies: list[float] = field(default_factory=list)
+    heard: list[float] = field(default_factory=list)
+    calls: int = 0
+    with_id: int = 0
+    cpu_seconds: float = 0.0
 
     @property
     def p50(self) -> float:
@@ -47,3 +47,24 @@ class Row:
     @property
     def p99(self) -> float:
         return percentile(self.latencies, 0.99)
+
+    @property
+    def cpu_ms(self) -> float:
+        return self.cpu_seconds / self.calls * 1000
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """For a file."""
+        return {
+            "way": self.way,
+            "p50_ms": round(self.p50, 1),
+            "p99_ms": round(self.p99, 1),
+            "cpu_ms_a_call": round(self.cpu_ms, 1),
+            "calls": self.calls,
+        }
+
+
+def show_boxes(axis: Any, boxes: Mapping[str, Sequence[float]]) -> None:
+    """A box for each name, the first one at the top."""
+    axis.boxplot(list(boxes.values()), whis=(1, 99), showfliers=False, orientation="horizontal")
+    axis.set_yticks(range(1, len(boxes) + 1), list(boxes))

@@ -16,15 +16,18 @@ from rounded_pbx.demo.private import PrivateSwitch
 
 ROOT = Path(__file__).parents[2]
 AGENT = "411b82c8-462a-4e1b-89bc-10ab3ce1ed29"
+#: Where the daemon listens for Asterisk.
+FASTAGI = 4573
 
 #: Two DIDs, which differ in what the staging waits for.
 CONFIG = """\
 accounts: {{default: {{key_env: ROUNDED_API_KEY}}}}
 api: {{base_url: "{url}", ca_file: "{ca_file}", warm: {warm}}}
 calls: {{deadline: {deadline}}}
+prestage: {{dropped_after: 600}}
 numbers: {{country: FR}}
 routes:
-  - {{name: none, did: "+33612345678", agent_id: {agent}, wait: none}}
+  - {{name: first, did: "+33612345678", agent_id: {agent}, wait: {wait}}}
   - {{name: poll, did: "+33612345679", agent_id: {agent}, wait: poll}}
 """
 
@@ -38,11 +41,13 @@ class Api:
 
 
 @contextlib.contextmanager
-def stub(folder: Path, round_trip: float) -> Iterator[Api]:
-    """The API over HTTPS at a distance of ``round_trip`` milliseconds."""
+def stub(folder: Path, round_trip: float, staging: float = 0.0) -> Iterator[Api]:
+    """The API over HTTPS at a distance of ``round_trip``, which takes ``staging`` milliseconds."""
     folder.mkdir()
-    command = [sys.executable, "-m", "benchmarks.parts.stub", str(folder), str(round_trip)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    arguments = [str(folder), str(round_trip), str(staging)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.parts.stub", *arguments], cwd=ROOT
+    )
     port = folder / "port"
     try:
         while not (port.exists() and port.read_text()):
@@ -75,12 +80,13 @@ def running(arguments: Sequence[str], log: Path, ready: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def daemon(folder: Path, api: Api, *, warm: int = 16, deadline: float = 1.5) -> Iterator[int]:
-    """The daemon on its usual ports, its connections open; its pid."""
+def daemon(
+    folder: Path, api: Api, *, warm: int = 16, deadline: float = 1.5, wait: str = "none"
+) -> Iterator[int]:
+    """The daemon on its usual ports, its connections open; its pid. ``wait``: of the first DID."""
     file = folder / "config.yml"
-    file.write_text(
-        CONFIG.format(url=api.url, ca_file=api.ca_file, warm=warm, deadline=deadline, agent=AGENT)
-    )
+    given = {"warm": warm, "deadline": deadline, "wait": wait, "agent": AGENT}
+    file.write_text(CONFIG.format(url=api.url, ca_file=api.ca_file, **given))
     command = ["-m", "rounded_pbx", "serve", "--config", str(file)]
     with running(command, folder / "daemon.log", "listening for freeswitch") as pid:
         time.sleep(1.5)  # it opens its connections
@@ -89,7 +95,7 @@ def daemon(folder: Path, api: Api, *, warm: int = 16, deadline: float = 1.5) -> 
 
 @dataclass(frozen=True)
 class Subject:
-    """A switch that is measured.
+    """A switch that is measured, made of a folder, the APIs by their distance, the trunk's port.
 
     ``ways`` has what is dialled for each way when the API is so many milliseconds away, the bare
     way first; ``rate`` is in calls a second; ``beside`` is a process that one of the ways needs.
@@ -98,7 +104,7 @@ class Subject:
     name: str
     title: str
     find: Callable[[], Path | None]
-    switch: Callable[[Path, Mapping[int, Api], Path, int], PrivateSwitch]
+    switch: Callable[[Path, Mapping[int, Api], int], PrivateSwitch]
     ways: Callable[[int], Mapping[str, str]]
     rate: float
     beside: Callable[[Path, Api], AbstractContextManager[int]] | None = None

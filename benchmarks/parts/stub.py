@@ -1,9 +1,10 @@
-"""An API that stages at once, and a round trip put in front of it.
+"""An API that stages, and a round trip put in front of it.
 
-``python -m benchmarks.parts.stub DIRECTORY RTT_MS`` listens with TLS on a free port, writes that
-port and its certificate into DIRECTORY, and lets every byte take half a round trip each way; a new
-connection waits a whole one, as TCP's handshake would. It does as little as it can, so that what is
-measured is whoever calls it.
+``python -m benchmarks.parts.stub DIRECTORY RTT_MS STAGING_MS`` listens with TLS on a free port,
+writes that port and its certificate into DIRECTORY, and lets every byte take half a round trip each
+way; a new connection waits two, as the handshakes of TCP and TLS would. A call is ``staged``
+STAGING_MS after the POST has come. It does as little as it can, so that what is measured is whoever
+calls it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ import trustme
 
 
 class Stub(asyncio.Protocol):
-    """HTTP/1.1, keep-alive: POST stages, GET says staged."""
+    """HTTP/1.1, keep-alive: POST stages, GET says how far that is.
 
-    def __init__(self, delay: float) -> None:
+    Args:
+        delay: seconds that a byte takes each way.
+        staging: seconds until a call is staged.
+        staged_at: when each call is, for all connections.
+    """
+
+    def __init__(self, delay: float, staging: float, staged_at: dict[str, float]) -> None:
         self.delay = delay
+        self.staging = staging
+        self.staged_at = staged_at
         self.buffer = b""
         self.ready_at = 0.0
 
@@ -52,10 +61,15 @@ class Stub(asyncio.Protocol):
 
     def answer(self, head: bytes) -> bytes:
         if head.startswith(b"post /v1/calls/stage"):
-            data: object = {"call_id": str(uuid.uuid4())}
+            call_id = str(uuid.uuid4())
+            if self.staging:
+                self.staged_at[call_id] = self.loop.time() + self.staging
+            data: object = {"call_id": call_id}
             status = "201 Created"
         elif head.startswith(b"get /v1/calls/"):
-            data, status = {"id": head[14:50].decode(), "status": "staged"}, "200 OK"
+            call_id = head[14:50].decode()
+            ready = self.staged_at.get(call_id, 0.0) <= self.loop.time()
+            data, status = {"id": call_id, "status": "staged" if ready else "initiated"}, "200 OK"
         else:
             data, status = [], "200 OK"
         body = json.dumps({"message": "ok", "data": data, "error": None}).encode()
@@ -65,19 +79,20 @@ class Stub(asyncio.Protocol):
         ).encode() + body
 
 
-async def main(directory: Path, delay: float) -> None:
+async def main(directory: Path, delay: float, staging: float) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     authority.cert_pem.write_to_path(directory / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     loop = asyncio.get_running_loop()
+    staged_at: dict[str, float] = {}
     server = await loop.create_server(
-        lambda: Stub(delay), "127.0.0.1", 0, ssl=context, backlog=4096
+        lambda: Stub(delay, staging, staged_at), "127.0.0.1", 0, ssl=context, backlog=4096
     )
     (directory / "port").write_text(str(server.sockets[0].getsockname()[1]))
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]) / 2000))
+    asyncio.run(main(Path(sys.argv[1]), float(sys.argv[2]) / 2000, float(sys.argv[3]) / 1000))
