@@ -139,7 +139,10 @@ CDR_MODULES = "load=res_cdrel_custom.so\nload=cdr_custom.so\n"
 # What docs/prestage.md has before the agent.
 EARLY_MODULES = "".join(
     f"load={name}.so\n"
-    for name in ("app_playback", "app_queue", "app_read", "format_pcm", "res_musiconhold")
+    for name in (
+        *("app_originate", "app_playback", "app_queue", "app_read"),
+        *("format_pcm", "res_musiconhold"),
+    )
 )
 QUEUES = "[support]\nstrategy=ringall\njoinempty=yes\n"
 CDR_CUSTOM = """[mappings]
