@@ -1,0 +1,19 @@
+"""Prestaged on FreeSWITCH: contexts, hooks, and numbers that are no DIDs."""
+
+from __future__ import annotations
+
+from ..lab import sipp
+from ..lab.calls import Lab, ids
+from ..lab.daemon import Daemon, config, daemon
+from ..lab.processes import wait_until
+
+GREETING, TWICE, UNKNOWN = "80", "88", "89"
+
+
+def test_an_account_that_goes_by_the_context_is_the_same_early_and_late(lab: Lab) -> None:
+    other = "  other: {key_env: ROUNDED_API_KEY, contexts: [public]}\napi:"
+    text = config(lab.api.url).replace("api:", other, 1)
+    with daemon(lab.directory / "daemon", text):
+        lab.call(sipp.caller(GREETING))
+    assert len(lab.api.ids()) == 1
+    assert ids(lab.trunk.invites()) == [lab.api.ids()]
