@@ -17,3 +17,16 @@ def test_an_account_that_goes_by_the_context_is_the_same_early_and_late(lab: Lab
         lab.call(sipp.caller(GREETING))
     assert len(lab.api.ids()) == 1
     assert ids(lab.trunk.invites()) == [lab.api.ids()]
+
+
+def test_the_last_ticket_of_a_call_is_the_one_that_ends(lab: Lab, served: Daemon) -> None:
+    lab.api.behave(staging_time=0.0)
+    lab.call(sipp.leaving_caller(500, TWICE))
+    wait_until(lambda: "abandoned" in served.log, "the ticket to be dropped", 5)
+    assert f"abandoned call_id={lab.api.ids()[1]}" in served.log
+
+
+def test_a_number_that_is_no_did_comes_back_as_it_was(lab: Lab, served: Daemon) -> None:
+    lab.call(sipp.caller(UNKNOWN))
+    assert lab.api.ids() == []
+    assert len(lab.phone.invites()) == 1
