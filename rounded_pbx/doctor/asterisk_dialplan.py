@@ -11,7 +11,7 @@ ENTRANCE, EARLY_ENTRANCE = "rounded", "rounded-prestage"
 FROM_AGENT = "rounded-from-agent"
 #: What a call passes that was not prestaged.
 STRAIGHT = (ENTRANCE, "rounded-call", "rounded-goto", "rounded-stage", "rounded-header")
-INNER = (*STRAIGHT[1:], "rounded-left", FROM_AGENT)
+INNER = (*STRAIGHT[1:], "rounded-left", "rounded-abandon", FROM_AGENT)
 OURS = (ENTRANCE, EARLY_ENTRANCE, *INNER)
 
 _LINE = re.compile(

@@ -51,6 +51,10 @@ exten => 84,1,Gosub(rounded-prestage,+33612345678,1)
  same => n,Dial(Local/+33612345678@member/n)
  same => n,Hangup()
 exten => 85,1,Goto(rounded-prestage,+33612345678,1)
+exten => 87,1,Set(ARG1=theirs)
+ same => n,Gosub(rounded-prestage,+33612345678,1)
+ same => n,Log(NOTICE,ADMIN-BACK ${ARG1})
+ same => n,Hangup(21)
 #include early.conf
 exten => _[1-9]1,1,Set(TIMEOUT(absolute)=${EXTEN:0:1}.5)
  same => n,Set(ADMIN=mine)
@@ -139,7 +143,10 @@ CDR_MODULES = "load=res_cdrel_custom.so\nload=cdr_custom.so\n"
 # What docs/prestage.md has before the agent.
 EARLY_MODULES = "".join(
     f"load={name}.so\n"
-    for name in ("app_playback", "app_queue", "app_read", "format_pcm", "res_musiconhold")
+    for name in (
+        *("app_originate", "app_playback", "app_queue", "app_read"),
+        *("format_pcm", "res_musiconhold"),
+    )
 )
 QUEUES = "[support]\nstrategy=ringall\njoinempty=yes\n"
 CDR_CUSTOM = """[mappings]

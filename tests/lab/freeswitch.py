@@ -110,6 +110,17 @@ PUBLIC = f"""<include>
     )
 }
 {_extension("nowhere", "^85$", "transfer +33612345678 XML rounded_prestage")}
+{
+    _extension(
+        "twice",
+        "^88$",
+        "unset api_hangup_hook",
+        "set rounded_then=88-then XML default",
+        "transfer +33612345678 XML rounded_prestage",
+    )
+}
+{_extension("unknown", "^89$", "transfer +33688888888 XML rounded_prestage")}
+{_extension("theirs", "^.33688888888$", "transfer 600 XML default")}
 <X-PRE-PROCESS cmd="include" data="public/*.xml"/>
 </context>
 </include>
@@ -144,6 +155,14 @@ DEFAULT = f"""<include>
     )
 }
 {_extension("other", "^900$", f"bridge sofia/external/900@{PHONE}:{PHONE_PORT}")}
+{
+    _extension(
+        "twice-then",
+        "^88-then$",
+        "set rounded_then=83-then XML default",
+        "transfer +33612345678 XML rounded_prestage",
+    )
+}
 {_extension("leaves-then", "^83-then$", "ring_ready", "sleep 1000", "hangup USER_BUSY")}
 {_MENU}
 {_QUEUE.replace("5000", "6000")}

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from ..lab import sipp
-from ..lab.calls import HEADER, NOISE, Lab, ids, wait_of
+from ..lab.calls import HEADER, NOISE, Lab, ids, settle, wait_of
 from ..lab.daemon import Daemon
 from ..lab.processes import wait_until
 
@@ -78,12 +78,23 @@ def test_a_call_that_the_switch_ends_is_not_held_by_a_frozen_daemon(
     served.signal(signal.SIGCONT)
 
 
+@pytest.mark.chan_sip
+def test_a_call_that_the_switch_ends_drops_what_was_staged(lab: Lab, served: Daemon) -> None:
+    lab.api.behave(staging_time=0.0)
+    lab.call(sipp.caller(LEAVES))
+    wait_until(lambda: "abandoned" in served.log, "the ticket to be dropped", 5)
+
+
 def test_a_caller_who_leaves_a_frozen_daemon_is_let_go(lab: Lab, served: Daemon) -> None:
+    """Its channels, too: they would count as calls for as long as the daemon is frozen."""
+    before = len(lab.switch.cdr())
     with lab.dialling(sipp.leaving_caller(300, LEAVES)) as caller:
         wait_until(lambda: lab.api.staged(), "the staging to begin")
         served.signal(signal.SIGSTOP)
         assert caller.wait(20) == 0
+    settle(lab.switch, 8)
     served.signal(signal.SIGCONT)
+    assert len(lab.switch.cdr()) == before + 1
 
 
 @pytest.mark.chan_sip
