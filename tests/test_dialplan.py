@@ -161,7 +161,10 @@ def test_asterisks_lines_for_every_kind_of_did(of: Reader, flavour: Flavour) -> 
     }
     assert "exten => 600,1,Goto(c,600,1)" in lines
     assert "exten => *97,1,Goto(v,s,1)" in lines
-    assert "exten => s,1,Set(LOCAL(rounded_cap)=2.7)" in lines
+    assert (
+        "exten => s,1,MSet(LOCAL(rounded_cap)=2.7,LOCAL(rounded_left)=${TIMEOUT(absolute)})"
+        in lines
+    )
     assert " same => n,Set(LOCAL(rounded_ring)=20)" in lines
     assert "Ringing()" not in text
 

@@ -26,10 +26,10 @@ _SIP_HEADER = " same => n,SIPAddHeader(X-Rounded-Call-Id: ${ARG1})"
 
 # The Call-ID of the caller's leg, for the call's metadata: only its own channel driver knows it.
 _PJSIP_CALL_ID = """\
- same => n,Set(LOCAL(rounded_sip)=)
  same => n,GotoIf($["${CHANNEL(channeltype)}" != "PJSIP"]?capped)
- same => n,Set(LOCAL(rounded_sip)=${URIENCODE(${CHANNEL(pjsip,call-id):0:128})})"""
-_SIP_CALL_ID = " same => n,Set(LOCAL(rounded_sip)=${URIENCODE(${SIPCALLID:0:128})})"
+ same => n,Set(LOCAL(rounded_sip)=${URIENCODE(${CHANNEL(pjsip,call-id):0:128})})
+"""
+_SIP_CALL_ID = "${URIENCODE(${SIPCALLID:0:128})}"
 
 
 def pjsip(facts: Facts) -> dict[str, str]:
@@ -109,12 +109,14 @@ def _extensions(facts: Facts, flavour: str, title: str, steps: str) -> str:
             "seconds that the agent may ring",
         ),
         cap=marked(
-            f"exten => s,1,Set(LOCAL(rounded_cap)={facts.asterisk_cap})",
+            f"exten => s,1,MSet(LOCAL(rounded_cap)={facts.asterisk_cap},"
+            "LOCAL(rounded_left)=${TIMEOUT(absolute)})",
             "seconds: calls.deadline + 0.5",
         ),
         agent=f"SIP/{trunk}/${{rounded_did}}" if chan_sip else f"PJSIP/${{rounded_did}}@{trunk}",
         header=_SIP_HEADER if chan_sip else _PJSIP_HEADER,
-        sip=_SIP_CALL_ID if chan_sip else _PJSIP_CALL_ID,
+        sip="" if chan_sip else _PJSIP_CALL_ID,
+        sipnow=_SIP_CALL_ID if chan_sip else "",
         address=facts.address,
         transfers="\n".join(_transfers(facts)),
     )

@@ -439,7 +439,7 @@ def test_a_fallback_that_is_not_there_is_seen(ward: Ward) -> None:
         ("n(hangup),Hangup(34)", "n(hangup),System(touch /tmp/never)"),
         ("n,StackPop()", "n,Transfer(elsewhere)"),
         ("n,Goto(${ROUNDED_FALLBACK})", "n,Goto(from-internal,600,1)"),
-        ("exten => s,1,Set(LOCAL(rounded_cap)=", "exten => s,1,Set(GLOBAL(x)="),
+        ("exten => s,1,MSet(LOCAL(rounded_cap)=", "exten => s,1,MSet(GLOBAL(x)="),
         ("[rounded-goto]", "[rounded-goto]\nexten => h,1,Dial(Local/1@from-internal)"),
         ("[rounded-goto]", "[rounded-goto]\ninclude => from-internal"),
     ],
