@@ -416,6 +416,7 @@ async def test_a_trunk_that_says_nothing_wants_a_look(monkeypatch: pytest.Monkey
         ({"chan_sip", "pbx_config"}, ["asterisk.contexts"]),
         ({"chan_sip", "res_pjsip"}, ["asterisk.entrances", "asterisk.trunk"]),
         ({"chan_sip", "app_stack"}, []),
+        ({"chan_sip", "func_channel"}, []),
     ],
 )
 async def test_what_a_missing_module_hides_is_skipped(gone: set[str], skipped: list[str]) -> None:

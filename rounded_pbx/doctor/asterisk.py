@@ -24,6 +24,7 @@ _MODULES = (
     "res_agi",
     "func_callerid",
     "func_cdr",
+    "func_channel",
     "func_dialplan",
     "func_logic",
     "func_strings",
