@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ..lab import sipp
-from ..lab.calls import Lab, ids
+from ..lab.calls import TRUNK, Lab, ids
 from ..lab.daemon import Daemon, config, daemon
-from ..lab.processes import wait_until
+from ..lab.freeswitch import FreeSwitch
+from ..lab.processes import end, wait_until
 
 GREETING, TWICE, UNKNOWN = "80", "88", "89"
 
@@ -30,3 +33,20 @@ def test_a_number_that_is_no_did_comes_back_as_it_was(lab: Lab, served: Daemon) 
     lab.call(sipp.caller(UNKNOWN))
     assert lab.api.ids() == []
     assert len(lab.phone.invites()) == 1
+
+
+@pytest.mark.parametrize(("number", "rings"), [("80", True), ("86", True), ("+33612345678", False)])
+def test_the_agent_is_heard_ringing_where_ringing_cannot_be_signalled_any_more(
+    lab: Lab, served: Daemon, number: str, rings: bool
+) -> None:
+    assert isinstance(lab.switch, FreeSwitch)
+    end(lab.trunk.process)
+    rings_a_second = sipp.callee().replace(
+        '<send retrans="500">', '<pause milliseconds="1000"/>\n<send retrans="500">', 1
+    )
+    with sipp.sipp(lab.directory, "trunk", rings_a_second, TRUNK) as trunk:
+        wait_until(trunk.ready, "the trunk to listen")
+        before = lab.switch.position()
+        lab.call(sipp.caller(number, talk_ms=6000 if number == "86" else 300))
+        assert ids(trunk.invites()) == [lab.api.ids()]
+    assert ("Play Ringback Tone" in lab.switch.said(before)) is rings

@@ -189,10 +189,13 @@ class FreeSwitch(PrivateFreeSwitch):
 
     def notices(self, since: int = 0) -> list[str]:
         """What the test dialplan logged, from a position of the log on."""
+        return re.findall(r"\[NOTICE\] \S+ ((?:FALLBACK|ADMIN)\S* ?.*)", self.said(since))
+
+    def said(self, since: int) -> str:
+        """The log from a position on."""
         with self.log.open("rb") as log:
             log.seek(since)
-            text = log.read().decode("utf-8", "replace")
-        return re.findall(r"\[NOTICE\] \S+ ((?:FALLBACK|ADMIN)\S* ?.*)", text)
+            return log.read().decode("utf-8", "replace")
 
     def position(self) -> int:
         return self.log.stat().st_size
