@@ -26,9 +26,9 @@ from rounded_pbx.servers.listener import Listener, is_allowed
 
 from . import test_fastagi, test_outbound
 from .helpers import FakeTickets
-from .test_esl_protocol import connected
+from .test_esl_protocol import described
 from .test_fastagi import ROUTE, FakeStager, environment, serving
-from .test_outbound import DID, NOTICES, SET
+from .test_outbound import DID, NOTICES, SET, WHICH
 
 
 def _close_at_once(peer: socket) -> None:
@@ -93,26 +93,38 @@ def _headers_without_end(peer: socket) -> None:
         peer.sendall(b"variable_%d: value\n" % number)
 
 
+def _say_which(peer: socket) -> None:
+    """Say which channel it is, and wait until the server asks for more."""
+    peer.sendall(WHICH)
+    while b"uuid_dump" not in peer.recv(4096):
+        pass
+
+
 def _half_a_block(peer: socket) -> None:
-    peer.sendall(connected(DID)[:3000])
+    _say_which(peer)
+    peer.sendall(described(DID)[:3000])
     peer.close()
 
 
 def _half_a_block_and_silent(peer: socket) -> None:
-    peer.sendall(connected(DID)[:-1])
+    _say_which(peer)
+    peer.sendall(described(DID)[:-1])
 
 
 def _channel_and_silent(peer: socket) -> None:
-    peer.sendall(connected(DID))
+    _say_which(peer)
+    peer.sendall(described(DID))
 
 
 def _channel_and_reset(peer: socket) -> None:
-    peer.sendall(connected(DID))
+    _say_which(peer)
+    peer.sendall(described(DID))
     _reset_at_once(peer)
 
 
 def _channel_and_nonsense(peer: socket) -> None:
-    peer.sendall(connected(DID) + SET[:-1] + b"\x00\xff\n\n" * 500)
+    _say_which(peer)
+    peer.sendall(described(DID) + SET[:-1] + b"\x00\xff\n\n" * 500)
 
 
 def _replies(peer: socket) -> None:
@@ -120,7 +132,8 @@ def _replies(peer: socket) -> None:
 
 
 def _notices(peer: socket) -> None:
-    peer.sendall(connected(DID) + b"".join(NOTICES["async"]) * 1000)
+    _say_which(peer)
+    peer.sendall(described(DID) + b"".join(NOTICES["async"]) * 1000)
 
 
 def _huge_body(peer: socket) -> None:

@@ -71,11 +71,19 @@ def written(message: Message) -> bytes:
     return b"".join(lines) + b"\n" + message.body
 
 
-def connected(
+def dumped(headers: Mapping[str, bytes]) -> Message:
+    """An answer to ``uuid_dump``: its body has what is headers in the answer to ``connect``."""
+    own = ("Content-Type", "Reply-Text", "Socket-Mode", "Control")
+    body = written(Message({name: raw for name, raw in headers.items() if name not in own}))
+    length = str(len(body)).encode()
+    return Message({"Content-Type": b"api/response", "Content-Length": length}, body)
+
+
+def described(
     changes: Mapping[str, str | bytes | None] | None = None,
     capture: str = "01_async_full_session",
 ) -> bytes:
-    """The answer to ``connect``; ``changes`` are set, or left out where None.
+    """The answer to ``uuid_dump``; ``changes`` are set, or left out where None.
 
     Text is encoded as FreeSWITCH does it, bytes stand as they are.
     """
@@ -86,11 +94,11 @@ def connected(
         for name, value in headers.items()
         if value is not None
     }
-    return written(Message(raw))
+    return written(dumped(raw))
 
 
 def channel(changes: Mapping[str, str | bytes | None] | None = None) -> Channel:
-    [message] = Parser().receive(connected(changes))
+    [message] = Parser().receive(described(changes))
     return Channel.parse(message)
 
 
@@ -141,7 +149,7 @@ def test_the_pieces_in_which_it_comes_do_not_matter(capture: str) -> None:
 @given(
     st.lists(
         st.sampled_from([b"\n", b"\n\n", b": ", b":", b"Content-Length: ", b"Content-Type: ", OK])
-        | st.sampled_from([b"0", b"7", b"65537", b"Reply-Text: ", b"reply-text: ", b"\x00", b"\r"])
+        | st.sampled_from([b"0", b"7", b"262145", b"Reply-Text: ", b"reply-text: ", b"\x00", b"\r"])
         | st.binary(max_size=20),
         max_size=20,
     ),
@@ -164,11 +172,11 @@ def test_no_bytes_raise_anything_but_a_protocol_error(
 
 
 @examples(200)
-@given(st.binary(max_size=60), st.integers(0, 6414), st.booleans())
+@given(st.binary(max_size=60), st.integers(0, 6300), st.booleans())
 def test_a_damaged_channel_raises_nothing_but_a_protocol_error(
     junk: bytes, where: int, instead: bool
 ) -> None:
-    block = connected()
+    block = described()
     data = block[:where] + junk + block[where + len(junk) * instead :]
     for message in received([data])[0]:
         try:
@@ -233,7 +241,7 @@ def test_a_block_without_an_end_is_not_kept(line: bytes) -> None:
 @pytest.mark.parametrize("length", [0, 1, 67, esl.LONGEST_BODY])
 def test_a_body_is_as_long_as_it_says(length: int) -> None:
     head = b"Content-Type: api/response\nContent-Length: %d\n\n" % length
-    body = (b"\n\nA: b" * 11000)[:length]
+    body = (b"\n\nA: b" * 44000)[:length]
     first, second = received([head + body + OK])[0]
     assert (first.body, second) == (body, received([OK])[0][0])
     if length:
@@ -244,14 +252,14 @@ def test_a_body_is_as_long_as_it_says(length: int) -> None:
     "length",
     [
         *[b"-1", b"+1", b"1e3", b"0x10", b"1.0", b"", b"1 2", b"1_0", b"4,5", b"NaN", b"\x004"],
-        *[b"65537", b"999999999", b"9999999999", b"9" * 5000],
+        *[b"262145", b"999999999", b"9999999999", b"9" * 5000],
         *["٤".encode(), "\uff14".encode(), b"\xb2"],
     ],
 )
 def test_a_length_that_is_none_is_refused(length: bytes) -> None:
     messages, error = received([b"Content-Length: " + length + b"\n\n" + b"x" * 100])
     assert messages == []
-    assert "no Content-Length up to 65536" in error
+    assert "no Content-Length up to 262144" in error
     assert len(error) < 150
 
 
@@ -279,19 +287,9 @@ def test_only_its_body_is_the_reply_of_an_api() -> None:
 # The channel.
 
 
-@pytest.mark.parametrize(
-    ("capture", "full", "mode"),
-    [
-        ("01_async_full_session", True, "async"),
-        ("02_sync_full", True, "static"),
-        ("03_async_nofull", False, "async"),
-        ("04_sync_nofull", False, "static"),
-    ],
-)
-def test_a_real_channel_is_described(capture: str, full: bool, mode: str) -> None:
-    found = Channel.parse(received(pieces(capture))[0][0])
-    assert found.is_full is full
-    assert found.data["socket-mode"] == mode
+@pytest.mark.parametrize("capture", ["01_async_full_session", "02_sync_full"])
+def test_a_real_channel_is_described(capture: str) -> None:
+    found = Channel.parse(dumped(received(pieces(capture))[0][0].headers))
     assert re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", found.id)
     assert found.id == found.variable("uuid") == found.variable("UUID")
     assert found.variable("nothing") == found.path == ""
@@ -309,7 +307,7 @@ def test_a_real_channel_is_described(capture: str, full: bool, mode: str) -> Non
 
 
 def test_a_hostile_caller_forges_nothing() -> None:
-    found = Channel.parse(received(pieces("74_connect_hostile"))[0][0])
+    found = Channel.parse(dumped(received(pieces("74_connect_hostile"))[0][0].headers))
     name = "a\r\nReply-Text: -ERR evil\nCaller-Caller-ID-Number: +33000"
     assert esl.to_call(found, esl.inputs(found)).caller == CallerId("+33912345678", name)
     assert found.variable("sip_h_X-Pct") == "a%0ab%0acA"
@@ -365,20 +363,11 @@ def test_a_raw_control_character_is_refused(byte: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"Reply-Text": None},
-        {"Reply-Text": b"-ERR command not found"},
-        {"Reply-Text": b"%20%2BOK"},
-        {"Reply-Text": b"-ERR %2BOK"},
-        {"Reply-Text": b""},
-    ],
+    "body", [b"", b"-ERR No such channel!\n", b"+OK\n", b"\n\n", b"a: b\n\nc: d\n"]
 )
-def test_what_is_no_answer_to_connect_is_no_channel(
-    changes: dict[str, str | bytes | None],
-) -> None:
-    with pytest.raises(ProtocolError, match="no channel in the answer to connect"):
-        channel(changes)
+def test_what_describes_no_channel_is_none(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Channel.parse(Message({"Content-Type": b"api/response"}, body))
 
 
 @pytest.mark.parametrize(
@@ -416,13 +405,6 @@ def test_the_path_stands_after_the_port(path: str | None, read: str) -> None:
     assert channel({"variable_socket_path": path}).path == read
 
 
-@pytest.mark.parametrize(
-    ("control", "full"), [("full", True), ("single-channel", False), (None, False), ("Full", False)]
-)
-def test_full_control_is_told(control: str | None, full: bool) -> None:
-    assert channel({"Control": control}).is_full is full
-
-
 # The dialplan's inputs.
 
 
@@ -453,11 +435,8 @@ def test_all_inputs_are_read() -> None:
 
 
 def test_an_input_may_have_a_name_in_utf_8() -> None:
-    block = connected({"variable_rounded_in_var_name": "x"}).replace(
-        b"_var_name", "_var_prénom".encode()
-    )
-    [message] = Parser().receive(block)
-    assert esl.inputs(Channel.parse(message)).variables == {"prénom": "x"}
+    found = channel({"variable_rounded_in_var_prénom": "x"})
+    assert esl.inputs(found).variables == {"prénom": "x"}
 
 
 def test_an_input_that_is_present_but_empty_is_not_missing() -> None:
@@ -547,8 +526,8 @@ def test_a_callers_control_characters_in_a_text_stop_nothing() -> None:
 
 
 def test_an_input_that_stands_twice_is_refused() -> None:
-    block = connected({"variable_rounded_in_did": "1", "variable_ROUNDED_in_did": "2"})
-    assert "stands twice" in received([block])[1]
+    with pytest.raises(ProtocolError, match="stands twice"):
+        channel({"variable_rounded_in_did": "1", "variable_ROUNDED_in_did": "2"})
     # Within one session FreeSWITCH's variables differ by more than their case; ours may not.
     for name in ("did", "accountcode", "domain"):
         with pytest.raises(ProtocolError, match=f"'{name}' stands twice"):

@@ -17,6 +17,7 @@ from rounded_pbx.config_types import Address, Network
 from rounded_pbx.errors import Hangup, SwitchError
 from rounded_pbx.handler import Desk
 from rounded_pbx.numbers import CallerPolicy
+from rounded_pbx.protocol import esl
 from rounded_pbx.protocol.esl import LONGEST_BLOCK
 from rounded_pbx.routing import Next, Route, RouteTable
 from rounded_pbx.servers.listener import Listener
@@ -27,7 +28,8 @@ from rounded_pbx.templates import compile_value
 from rounded_pbx.tenants import AccountTable
 
 from .helpers import FakeTickets, eventually
-from .test_esl_protocol import connected, pieces
+from .test_esl_protocol import UUID as CHANNEL
+from .test_esl_protocol import described, pieces
 from .test_fastagi import ROUTE, TENANTS, UUID, FakeStager
 
 DID = {"variable_socket_path": "stage", "variable_rounded_in_did": "+33612345678"}
@@ -37,6 +39,9 @@ BYE = _SESSION[-1]
 NO_CHANNEL = next(
     piece for piece in pieces("31_cancel_midsession_linger_sync") if b"-ERR No such" in piece
 )
+WHICH = f"Content-Type: command/reply\nReply-Text: {CHANNEL}\n\n".encode()
+CONNECTED = _SESSION[0]
+SAME_ID: dict[str, str | bytes | None] = {"Unique-ID": CHANNEL}
 NOTICES = {
     "async": pieces("33_cancel_midsession_noevents_nolinger_async")[1:],
     "sync": pieces("33_cancel_midsession_noevents_nolinger_sync")[1:],
@@ -77,9 +82,18 @@ class FreeSwitch:
             return not await asyncio.wait_for(self.reader.read(1), seconds)
         return True
 
+    async def say_which(self) -> None:
+        """Say which channel it is, and be asked for its description."""
+        assert await self.written() == esl.WHICH
+        self.write(WHICH)
+        assert await self.written() == esl.describe(CHANNEL)
+
     async def command(self) -> str:
         """The command that sets the variables; ``exit`` comes with it, before any reply."""
         data = (await self.written()).decode()
+        if data.startswith("connect\n\n"):  # it had to wait
+            self.write(CONNECTED)
+            data = data.removeprefix("connect\n\n") or (await self.written()).decode()
         found = re.fullmatch(r"(api uuid_setvar_multi [^\n]*)\n\nexit\n\n", data)
         assert found, data
         return found[1]
@@ -113,8 +127,8 @@ class Server:
     ) -> FreeSwitch:
         """A session whose channel has been described."""
         freeswitch = await self.connect()
-        assert await freeswitch.written() == b"connect\n\n"
-        freeswitch.write(connected({**DID, **(changes or {})}, capture))
+        await freeswitch.say_which()
+        freeswitch.write(described({**DID, **SAME_ID, **(changes or {})}, capture))
         return freeswitch
 
     async def working(self) -> FreeSwitch:
@@ -180,16 +194,14 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> lis
 
 
 @pytest.mark.parametrize("capture", ["01_async_full_session", "02_sync_full"])
-async def test_a_session_is_two_round_trips(
+async def test_a_session_is_three_round_trips(
     server: Server, capture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     freeswitch = await server.session(capture=capture)
     command = await freeswitch.command()
-    channel_id = re.search(rb"\nUnique-ID: (\S+)\n", pieces(capture)[0])
-    assert channel_id
     assert re.fullmatch(
-        f"api uuid_setvar_multi {channel_id[1].decode()} rounded_reason=;rounded_stage_ms=[0-9]+;"
+        f"api uuid_setvar_multi {CHANNEL} rounded_reason=;rounded_stage_ms=[0-9]+;"
         f"rounded_route=support;rounded_agent_id={ROUTE.agent_id};rounded_next=dial;"
         f"rounded_call_id={UUID};rounded_status=STAGED",
         command,
@@ -234,8 +246,8 @@ async def test_an_account_code_with_a_line_break_is_refused() -> None:
 
 async def test_in_single_bytes_it_is_as_good(server: Server) -> None:
     freeswitch = await server.connect()
-    assert await freeswitch.written() == b"connect\n\n"
-    for byte in connected(DID):
+    await freeswitch.say_which()
+    for byte in described(DID):
         freeswitch.write(bytes([byte]))
         await asyncio.sleep(0)
     assert (await freeswitch.variables())["rounded_status"] == "STAGED"
@@ -288,11 +300,12 @@ async def test_without_a_did_the_call_is_a_bad_number(server: Server) -> None:
     assert server.stager.requests == []
 
 
-@pytest.mark.parametrize("capture", ["03_async_nofull", "04_sync_nofull"])
 async def test_without_full_nothing_is_staged(
-    server: Server, capture: str, caplog: pytest.LogCaptureFixture
+    server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    freeswitch = await server.session(capture=capture)
+    freeswitch = await server.connect()
+    await freeswitch.say_which()
+    freeswitch.write(NOT_FULL)
     assert await freeswitch.written() == b"exit\n\n"
     freeswitch.write(BYE)
     assert await freeswitch.written() == b""
@@ -422,8 +435,8 @@ async def test_a_caller_who_leaves_with_the_channels_description_is_not_staged(
 ) -> None:
     server.stager.behave = _never
     freeswitch = await server.connect()
-    await freeswitch.written()
-    freeswitch.write(connected(DID), *NOTICES.get(how, []))
+    await freeswitch.say_which()
+    freeswitch.write(described(DID), *NOTICES.get(how, []))
     if how == "EOF":
         freeswitch.writer.write_eof()
     assert await freeswitch.written() == b""
@@ -436,10 +449,11 @@ async def test_a_caller_who_has_left_is_not_answered(
     server: Server, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    changes = {"variable_socket_path": "x"} if why == "an unknown path" else {"Control": "x"}
+    changes = {"variable_socket_path": "x"}
+    said = NOT_FULL if why == "no full" else described({**DID, **changes})
     freeswitch = await server.connect()
-    assert await freeswitch.written() == b"connect\n\n"
-    freeswitch.write(connected({**DID, **changes}), *NOTICES["async"])
+    await freeswitch.say_which()
+    freeswitch.write(said, *NOTICES["async"])
     assert await freeswitch.written() == b""
     assert await server.ended()
     assert messages(caplog)[-1].endswith("the caller left")
@@ -592,9 +606,12 @@ async def test_a_switch_that_never_replies_ends_at_the_deadline(
             freeswitch.write(SET)
         else:
             freeswitch = await server.connect()
-            await freeswitch.written()
-            freeswitch.write(connected(DID)[:-1] if silent == "in the channel" else b"")
-        assert await freeswitch.written() == b""
+            if silent == "in the channel":
+                await freeswitch.say_which()
+                freeswitch.write(described(DID)[:-1])
+            else:
+                await freeswitch.written()
+        assert await freeswitch.written() in (b"", b"connect\n\n")
         assert await server.ended()
         assert 0.35 < asyncio.get_running_loop().time() - begun < 2
         assert server.stager.cancelled == (silent == "while it works")
@@ -609,22 +626,23 @@ async def test_a_switch_that_never_replies_ends_at_the_deadline(
     [
         b"HTTP/1.1 400 Bad Request\nContent-Length: 3\n\nbad",
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n\n\n",
-        SET,  # an answer, but none to connect
+        SET,  # an answer, but none that was asked for
         NOT_FULL,
         pieces("74_connect_hostile")[1],
         b"Content-Type: auth/request\n\n",
         NOTICES["async"][0],
         b"A: " + b"x" * (LONGEST_BLOCK + 1),
-        b"Content-Length: 65537\n\n",
-        connected({**DID, "Unique-ID": "a b"}),
+        b"Content-Length: 262145\n\n",
+        WHICH.replace(CHANNEL.encode(), b"a b"),
+        WHICH.replace(CHANNEL.encode(), b"peer%40host"),
     ],
 )
-async def test_what_is_no_answer_to_connect_ends_the_session_in_one_line(
+async def test_what_is_no_answer_ends_the_session_in_one_line(
     server: Server, said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     freeswitch = await server.connect()
-    assert await freeswitch.written() == b"connect\n\n"
+    assert await freeswitch.written() == esl.WHICH
     freeswitch.write(said)
     assert await freeswitch.written() == b""
     assert await server.ended()
@@ -647,7 +665,7 @@ async def test_a_port_check_is_not_logged(
             freeswitch.writer.transport.abort()
         elif how == "EOF":
             freeswitch.writer.write_eof()
-            assert await freeswitch.written() == b"connect\n\n"
+            assert await freeswitch.written() == esl.WHICH
             assert await freeswitch.written() == b""
         else:
             freeswitch.writer.close()
@@ -661,7 +679,7 @@ async def test_half_an_answer_is_no_port_check(
 ) -> None:
     caplog.set_level(logging.INFO)
     freeswitch = await server.connect()
-    freeswitch.write(connected(DID)[:100])
+    freeswitch.write(WHICH[:30])
     freeswitch.writer.write_eof()
     assert await server.ended()
     [line] = messages(caplog)
@@ -672,7 +690,7 @@ async def test_beyond_the_cap_a_connection_is_closed_at_once() -> None:
     async with serving(max_connections=3) as server:
         silent = [await server.connect() for _ in range(3)]
         for freeswitch in silent:
-            assert await freeswitch.written() == b"connect\n\n"
+            assert await freeswitch.written() == esl.WHICH
         assert await (await server.connect()).written() == b""
         for freeswitch in silent:
             freeswitch.writer.close()
@@ -684,7 +702,7 @@ async def test_beyond_the_cap_a_connection_is_closed_at_once() -> None:
 async def test_only_allowed_networks_are_served(allow: str, served: bool) -> None:
     async with serving(allow=[ip_network(allow)]) as server:
         freeswitch = await server.connect()
-        assert await freeswitch.written() == (b"connect\n\n" if served else b"")
+        assert await freeswitch.written() == (esl.WHICH if served else b"")
 
 
 # The end of the daemon.
@@ -705,6 +723,7 @@ async def test_closing_cuts_off_a_session_that_does_not_end(server: Server) -> N
     freeswitch = await server.working()
     await asyncio.wait_for(server.listener.close(patience=0.1), 2)
     assert server.stager.cancelled == 1
+    assert await freeswitch.written() in (b"", b"connect\n\n")
     assert await freeswitch.written() == b""
 
 

@@ -102,17 +102,23 @@ class _FreeSwitch(_Simulated):
             "Caller-Context": "public",
             "variable_socket_path": "collect",
             "variable_rounded_in_did": did,
-            "Content-Type": "command/reply",
-            "Reply-Text": "+OK\n",
-            "Socket-Mode": "async",
-            "Control": "full",
         }
         reader, writer = await asyncio.open_connection(self._daemon.host, self._daemon.port)
         variables: dict[str, str] = {}
         while command := (await reader.readuntil(b"\n\n")).decode().strip():
-            if command == "connect":
+            if command == "noevents":  # the first command has no answer
+                continue
+            if command == "getvar uuid":
+                writer.write(
+                    f"Content-Type: command/reply\nReply-Text: {channel['Unique-ID']}\n\n".encode()
+                )
+            elif command.startswith("api uuid_dump "):
                 lines = (f"{key}: {quote(value, safe='/')}\n" for key, value in channel.items())
-                writer.write(f"{''.join(lines)}\n".encode())
+                body = f"{''.join(lines)}\n".encode()
+                head = f"Content-Type: api/response\nContent-Length: {len(body)}\n\n".encode()
+                writer.write(head + body)
+            elif command == "connect":  # the call has to wait
+                writer.write(b"Content-Type: command/reply\nReply-Text: +OK\n\n")
             elif command.startswith("api uuid_setvar_multi "):
                 pairs = command.split(" ", 3)[3].split(";")
                 variables = dict(pair.split("=", 1) for pair in pairs)

@@ -1,10 +1,11 @@
 """The event socket (ESL) without I/O: bytes in, values out; values in, one command out.
 
 A message is a block of ``Name: value`` lines, a blank line, and a body where ``Content-Length``
-says so. The answer to ``connect`` is such a block of about 6 KB that describes the channel, each
-value percent-encoded. Hence a block is split into lines first, and each value decoded after; a
-caller who writes ``%0A`` into a header then adds no line. Ordinary replies are not encoded, and may
-hold what a caller wrote: nothing here asks for such a one.
+says so. The answer to ``uuid_dump`` has a body of about 6 KB that describes the channel in such
+lines, each value percent-encoded. Hence a block is split into lines first, and each value decoded
+after; a caller who writes ``%0A`` into a header then adds no line. Ordinary replies are not encoded
+and may hold what a caller wrote: nothing here asks for such a one but for the channel's id, which a
+peer may choose, and which is taken only if it is letters, digits and a few signs.
 
 Everything else follows mod_event_socket.c and mod_commands.c of FreeSWITCH 1.11.
 """
@@ -20,14 +21,17 @@ from ..call import CallContext, CallerId, Switch, holds_control
 from ..errors import ProtocolError
 from .dialplan import CHANNEL_VARIABLE, PLAIN_VALUE, Inputs, decode, is_withheld
 
-#: What we read of a block. A call's own is 6 to 10 KB; one whose every SIP header is huge has 150.
-LONGEST_BLOCK = 256 * 1024
-#: What we read of a body: the ones that we ask for have a line or two.
-LONGEST_BODY = 64 * 1024
+#: What we read of a block or a body. A call's description is 6 to 10 KB; one whose every SIP header
+#: is huge has 150.
+LONGEST_BLOCK = LONGEST_BODY = 256 * 1024
 #: Bytes of a command of ours, and what uuid_setvar_multi sets at once: its argv has 64 places.
 LONGEST_COMMAND = 8 * 1024
 MOST_VARIABLES = 63
 
+#: Asks for the channel's id. FreeSWITCH answers no command that comes first, but for ``connect``.
+WHICH = b"noevents\n\ngetvar uuid\n\n"
+#: Lets FreeSWITCH park the channel, as long waits should be: its media is read, and its thread
+#: sleeps for 20 ms at a time, which an answer then waits for. Before, it looks every millisecond.
 CONNECT = b"connect\n\n"
 EXIT = b"exit\n\n"
 
@@ -132,7 +136,7 @@ def _body_length(headers: Mapping[str, bytes]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """The channel that the answer to ``connect`` describes: ``data`` by names in lower case.
+    """The channel that the answer to ``uuid_dump`` describes: ``data`` by names in lower case.
 
     ``given`` is what the dialplan set as ``rounded_in_…``, without that beginning.
     """
@@ -142,23 +146,22 @@ class Channel:
 
     @classmethod
     def parse(cls, message: Message) -> Channel:
-        """From the answer to ``connect``, each value decoded by itself.
+        """From the answer to ``uuid_dump``, each value decoded by itself.
 
         Raises:
             ProtocolError: it is none, a value holds a raw control character, or the channel's id
                 is none that a command can name.
         """
         data, given = {}, []
-        for name, raw in message.headers.items():
+        headers = _headers(message.body.strip(b"\n"))
+        for name, raw in headers.items():
             if _CONTROL.search(raw):
                 raise ProtocolError(f"ESL: {name[:40]!r} holds a control character")
             key, value = name.lower(), decode(unquote_to_bytes(raw))
             data[key] = value
             if key.startswith(_INPUT):  # the rest of its name keeps its case
                 given.append((decode(name[len(_INPUT) :].encode("latin-1")), value))
-        if not data.get("reply-text", "").startswith("+OK"):
-            raise ProtocolError("ESL: no channel in the answer to connect")
-        if not _CHANNEL_ID.fullmatch(decode(message.headers.get("Unique-ID", b""))):
+        if not _CHANNEL_ID.fullmatch(decode(headers.get("Unique-ID", b""))):
             raise ProtocolError("ESL: the channel has no id that a command can name")
         return cls(data, tuple(given))
 
@@ -175,11 +178,6 @@ class Channel:
     def path(self) -> str:
         """What the dialplan asked for: ``stage`` of ``socket 127.0.0.1:8084/stage async full``."""
         return self.variable("socket_path").strip("/")
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the dialplan gave us ``full`` control, without which no variable can be set."""
-        return self.data.get("control") == "full"
 
 
 def inputs(channel: Channel) -> Inputs:
@@ -228,6 +226,17 @@ def to_call(channel: Channel, inputs: Inputs) -> CallContext:
         dynamic_variables=inputs.variables,
         custom_headers=inputs.headers,
     )
+
+
+def describe(channel_id: str) -> bytes:
+    """Asks for the channel's description; without ``full`` it is no command.
+
+    Raises:
+        ProtocolError: it is no id that a command can name.
+    """
+    if not _CHANNEL_ID.fullmatch(channel_id):
+        raise ProtocolError("ESL: the channel has no id that a command can name")
+    return f"api uuid_dump {channel_id}\n\n".encode()
 
 
 def set_variables(channel_id: str, variables: Iterable[tuple[str, str]]) -> bytes:

@@ -1,9 +1,12 @@
 """The server of FreeSWITCH's outbound socket: ``socket 127.0.0.1:8084/stage async full``.
 
-A session has two round trips: ``connect``, whose answer describes the call; and, written together,
-the command that sets the channel variables and ``exit``. The first has run when FreeSWITCH reads
+A session has three round trips: which channel it is; what describes it; and, written together, the
+command that sets the channel variables and ``exit``. The first has run when FreeSWITCH reads
 the second, so the variables are there when the dialplan goes on, in async and in sync mode.
 ``resume`` is never sent: one that comes late resets a call that is already bridged.
+
+``connect``, which usually comes first, is sent only where a call has to wait: after it the channel
+is parked and goes on up to 20 ms late (switch_ivr_park of FreeSWITCH 1.11); without it, at once.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from .presence import Presence
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64 * 1024  # bytes
+#: Seconds that a channel may wait without being parked: it looks for our answer every millisecond.
+SOON = 0.015
 
 
 class Session:
@@ -49,6 +54,11 @@ class Session:
         self._replies.extend(replies)
         self._writer.write(b"".join(commands))
         return replies
+
+    def park(self) -> None:
+        """Let the channel wait as long waits should; nothing if the session is over."""
+        if self._ended is None:
+            self.send(esl.CONNECT)
 
     async def read(self) -> None:
         """Give each reply to its command, until the session ends."""
@@ -113,29 +123,33 @@ class OutboundServer:
         accepted: float,
         deadline: float,
     ) -> None:
-        """One session, from ``connect`` to the channel variables and FreeSWITCH's farewell."""
+        """One session, from the channel's id to its variables and FreeSWITCH's farewell."""
         session = Session(reader, writer)
         reading = asyncio.ensure_future(session.read())
         try:
-            [connected] = session.send(esl.CONNECT)
+            [which] = session.send(esl.WHICH)
             try:
-                message = await connected
+                message = await which
             except Hangup:
                 if not session.heard:  # a port check, as a load balancer makes every second
                     return
                 raise
-            channel = esl.Channel.parse(message)
-            if not channel.is_full:
+            described = await session.send(esl.describe(message.reply))[0]
+            if described.content_type == "command/reply":
                 log.error("socket … without full: no variable can be set; write: async full")
                 session.send(esl.EXIT)
                 await reading
                 return
+            channel = esl.Channel.parse(described)
+            parking = asyncio.get_running_loop().call_later(SOON, session.park)
             try:
                 answer = await self._answer(session, channel, accepted, deadline - REPLY_TIME)
             except SwitchError:
                 raise
             except Exception:
                 answer = not_understood(Switch.FREESWITCH, defect())
+            finally:
+                parking.cancel()
             try:
                 if not answer.variables:
                     session.send(esl.EXIT)

@@ -134,7 +134,8 @@ def test_the_platform_is_told_how_the_switch_calls_the_call(lab: Lab, served: Da
     caller = lab.call(sipp.caller(GREETING))
     (call,) = lab.api.sandbox.calls.newest(9)
     wait_until(lambda: call.metadata, "the call's metadata")
-    assert call.metadata["sip_call_id"] == caller[0].headers("Call-ID")[0]
+    invite = next(m for m in caller if m.sent and m.first_line.startswith("INVITE"))
+    assert call.metadata["sip_call_id"] == invite.headers("Call-ID")[0]
     assert call.metadata["did"] == "+33612345678"
     assert call.metadata["pbx"]
     assert call.metadata["pbx_linkedid"]
