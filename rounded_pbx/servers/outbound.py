@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 64 * 1024  # bytes
 #: Seconds that a channel may wait without being parked: it looks for our answer every millisecond.
-SOON = 0.015
+SOON = 0.1
 
 
 class Session:
