@@ -27,7 +27,7 @@ _SIP_HEADER = " same => n,SIPAddHeader(X-Rounded-Call-Id: ${ARG1})"
 # The Call-ID of the caller's leg, for the call's metadata: only its own channel driver knows it. A
 # call with a ticket has told it, and PJSIP takes its time to say it.
 _PJSIP_CALL_ID = """\
- same => n,GotoIf($["${CHANNEL(channeltype)}" != "PJSIP" | "${ROUNDED_TICKET}" != ""]?capped)
+ same => n,GotoIf($["${CHANNEL(channeltype)}" != "PJSIP" | "${rounded_ticket}" != ""]?capped)
  same => n,Set(LOCAL(rounded_sip)=${URIENCODE(${CHANNEL(pjsip,call-id):0:128})})
 """
 _SIP_CALL_ID = "${URIENCODE(${SIPCALLID:0:128})}"
