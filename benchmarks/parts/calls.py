@@ -143,7 +143,7 @@ async def place(did: str, count: int, rate: float, trunk_port: int, first: int) 
     to_trunk.close()
     to_caller.close()
     return Placed(
-        [(at - begun[call]) * 1000 for call, (at, _) in trunk.invites.items()],
+        [(at - begun[call]) * 1000 for call, (at, _) in trunk.invites.items() if call in begun],
         [(at - begun[call]) * 1000 for call, at in caller.heard.items()],
         sum(bool(call_id) for _, call_id in trunk.invites.values()),
     )
