@@ -74,7 +74,7 @@ def test_a_call_keeps_to_the_did_that_it_came_by(
     invite(did=dialled, limit=5, port=PORT)
     wait_until(lambda: asterisk.notices(since), "the call to reach its fallback")
     assert asterisk.notices(since) == [f"FALLBACK {fallback}"]
-    assert f"/stage?did={staged}&" in asterisk.log.read_text()[since:]
+    assert f"/collect?did={staged}&" in asterisk.log.read_text()[since:]
 
 
 def test_the_dialplan_matches_what_the_daemon_matches(asterisk: Asterisk, tmp_path: Path) -> None:

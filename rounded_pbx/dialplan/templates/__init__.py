@@ -22,7 +22,7 @@ def fill(template: str, /, **values: str) -> str:
 
 def marked(line: str, comment: str, *, column: int = 60) -> str:
     """A line of Asterisk's that an admin without a configuration changes."""
-    return f"{line:<{column}}; <<< {comment}"
+    return f"{line.ljust(max(column, len(line) + 2))}; <<< {comment}"
 
 
 def marked_xml(line: str, comment: str, *, column: int = 90) -> str:
