@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -125,12 +125,8 @@ async def stage(
     Raises:
         SwitchError: the switch's side failed; there is nobody to answer to.
     """
-
-    async def work(route: Route) -> StagingResult:
-        return await _stage_now(call, route, desk, channel, deadline)
-
-    route, result, stage_ms = await _worked(call, desk, accepted, work)
-    return _answer(call, desk, route, result, stage_ms)
+    call = replace(call, ticket="")
+    return await collect(call, desk, channel, accepted=accepted, deadline=deadline)
 
 
 async def collect(
@@ -145,10 +141,11 @@ async def collect(
             found = await desk.tickets.collect(ticket, asked.marks, deadline)
             if found is not None:
                 return found
-        return await _stage_now(call, route, desk, channel, deadline)
+        return await desk.stager.stage(await _request(call, route, desk, channel), deadline)
 
     route, result, stage_ms = await _worked(call, desk, accepted, work)
-    return _answer(call, desk, route, result, stage_ms)
+    values = build(call.switch, route, result, stage_ms=stage_ms, default=desk.default_on_failure)
+    return Answer(result, values, route, call, stage_ms)
 
 
 async def prestage(
@@ -223,13 +220,6 @@ async def _worked(
     return route, result, round((clock() - accepted) * 1000)
 
 
-def _answer(
-    call: CallContext, desk: Desk, route: Route | None, result: StagingResult, stage_ms: int
-) -> Answer:
-    values = build(call.switch, route, result, stage_ms=stage_ms, default=desk.default_on_failure)
-    return Answer(result, values, route, call, stage_ms)
-
-
 async def _request(call: CallContext, route: Route, desk: Desk, channel: Channel) -> StagingRequest:
     names = route.channel_variables()
     values = await channel.get_variables(names) if names else {}
@@ -241,9 +231,3 @@ def _built(
 ) -> StagingRequest:
     account = desk.accounts.choose(route, call)
     return StagingRequest.build(call, route, account, desk.policy, values)
-
-
-async def _stage_now(
-    call: CallContext, route: Route, desk: Desk, channel: Channel, deadline: float
-) -> StagingResult:
-    return await desk.stager.stage(await _request(call, route, desk, channel), deadline)
