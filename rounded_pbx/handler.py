@@ -14,7 +14,7 @@ from .call import CallContext, Switch, clean, mask, mask_numbers
 from .errors import BadNumber, SwitchError
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable
-from .staging import Outcome, StagingRequest, StagingResult, valid_uuid
+from .staging import Outcome, StagingRequest, StagingResult, marks, valid_uuid
 from .tenants import AccountTable
 from .variables import Variables, build, build_ticket
 
@@ -137,8 +137,8 @@ async def collect(
     async def work(route: Route) -> StagingResult:
         ticket = valid_uuid(call.ticket)
         if ticket is not None:
-            asked = _built(call, route, desk, {})
-            found = await desk.tickets.collect(ticket, asked.marks, deadline)
+            asked = marks(call, route, desk.accounts.choose(route, call))
+            found = await desk.tickets.collect(ticket, asked, deadline)
             if found is not None:
                 return found
         return await desk.stager.stage(await _request(call, route, desk, channel), deadline)
@@ -223,11 +223,5 @@ async def _worked(
 async def _request(call: CallContext, route: Route, desk: Desk, channel: Channel) -> StagingRequest:
     names = route.channel_variables()
     values = await channel.get_variables(names) if names else {}
-    return _built(call, route, desk, values)
-
-
-def _built(
-    call: CallContext, route: Route, desk: Desk, values: Mapping[str, str]
-) -> StagingRequest:
     account = desk.accounts.choose(route, call)
     return StagingRequest.build(call, route, account, desk.policy, values)

@@ -100,12 +100,7 @@ class StagingRequest:
             BadNumber: a number is missing or impossible, and no policy replaces it.
         """
         from_number = caller_number(call.caller, policy, route.country)
-        did = call.did
-        try:
-            did = route.number(call.did)
-        except BadNumber as error:
-            if route.to_number is None:
-                raise BadNumber(f"DID: {error}") from None
+        did = _did(call, route)
         values = {
             "account_code": call.account_code,
             "caller.name": "" if shows_none(call.caller) else call.caller.name,
@@ -127,11 +122,10 @@ class StagingRequest:
         variables.update({name: clean(value) for name, value in call.dynamic_variables.items()})
         headers = {name: str(fill(value, value_of)) for name, value in route.custom_headers.items()}
         headers.update(call.custom_headers)
-        to_number = route.to_number or did
         return cls(
             account=account,
             from_number=from_number,
-            to_number=to_number,
+            to_number=route.to_number or did,
             agent_id=route.agent_id,
             wait=call.wait or route.wait,
             direction=call.direction or route.direction,
@@ -145,14 +139,7 @@ class StagingRequest:
             if route.lookup
             else None,
             metadata=_metadata(call),
-            marks=frozenset(
-                [
-                    _digest(account, route.name, route.agent_id, to_number),
-                    *(_digest("variable", *each) for each in call.dynamic_variables.items()),
-                    *(_digest("header", *each) for each in call.custom_headers.items()),
-                    *([_digest("direction", call.direction.value)] if call.direction else []),
-                ]
-            ),
+            marks=marks(call, route, account),
         )
 
     def with_found(self, found: Mapping[str, Filled]) -> StagingRequest:
@@ -173,6 +160,32 @@ class StagingRequest:
         if self.custom_headers:
             body["custom_headers"] = self.custom_headers
         return body
+
+
+def marks(call: CallContext, route: Route, account: str) -> frozenset[str]:
+    """The ``StagingRequest.marks`` of ``call``, without what else a request is made of.
+
+    Raises:
+        BadNumber: the DID is impossible, and the route says no number to stand for it.
+    """
+    return frozenset(
+        [
+            _digest(account, route.name, route.agent_id, route.to_number or _did(call, route)),
+            *(_digest("variable", *each) for each in call.dynamic_variables.items()),
+            *(_digest("header", *each) for each in call.custom_headers.items()),
+            *([_digest("direction", call.direction.value)] if call.direction else []),
+        ]
+    )
+
+
+def _did(call: CallContext, route: Route) -> str:
+    """The DID as E.164; as it came where it cannot be, and the route has a number of its own."""
+    try:
+        return route.number(call.did)
+    except BadNumber as error:
+        if route.to_number is None:
+            raise BadNumber(f"DID: {error}") from None
+        return call.did
 
 
 def _metadata(call: CallContext) -> dict[str, str]:

@@ -45,7 +45,6 @@ async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
             reader, writer = await asyncio.open_connection(address.host, address.port)
             asterisk = Asterisk(reader, writer)
             asterisk.write(environment())
-            await asterisk.meet_the_challenge()
             ending = asyncio.ensure_future(asterisk.variables())
             await asyncio.sleep(0.2)
         assert (await ending)["ROUNDED_STATUS"] == "STAGED"
@@ -73,7 +72,6 @@ async def test_each_tenants_calls_are_staged_with_its_own_key_and_limits() -> No
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 asterisk = Asterisk(reader, writer)
                 asterisk.write(environment(accountcode=code))
-                await asterisk.meet_the_challenge()
                 told.append(await asterisk.variables())
     statuses = [each["ROUNDED_STATUS"] for each in told]
     assert statuses == ["STAGED", "UNAUTHORIZED", "LIMITED", "STAGED"]
@@ -107,7 +105,6 @@ async def test_a_daemon_looks_a_caller_up_and_a_rehearsal_of_it_does_not() -> No
             reader, writer = await asyncio.open_connection(address.host, address.port)
             asterisk = Asterisk(reader, writer)
             asterisk.write(environment(callerid="0700000001"))
-            await asterisk.meet_the_challenge()
             return (await asterisk.variables())["ROUNDED_STATUS"]
 
         secrets = {"a": {"Authorization": "Bearer x"}}

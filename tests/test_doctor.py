@@ -868,5 +868,4 @@ async def test_a_rehearsal_has_the_accounts_but_none_of_their_limits() -> None:
             reader, writer = await asyncio.open_connection(address.host, address.port)
             asterisk = Asterisk(reader, writer)
             asterisk.write(environment())
-            await asterisk.meet_the_challenge()
             assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"

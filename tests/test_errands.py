@@ -266,8 +266,6 @@ async def ask(address: Address, script: str) -> dict[str, str]:
     reader, writer = await asyncio.open_connection(address.host, address.port)
     asterisk = Asterisk(reader, writer)
     asterisk.write(environment(network_script=script))
-    if not script.startswith("abandon"):
-        await asterisk.meet_the_challenge()
     return await asterisk.variables()
 
 

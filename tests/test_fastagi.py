@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from rounded_pbx.call import Switch
 from rounded_pbx.config import LOOPBACK
 from rounded_pbx.config_types import Address
 from rounded_pbx.handler import Desk
@@ -74,10 +75,9 @@ class Server:
         return Asterisk(reader, writer)
 
     async def session(self, **fields: str | bytes) -> Asterisk:
-        """A session whose environment has been read and whose challenge has been answered."""
+        """A session whose environment has been written."""
         asterisk = await self.connect()
         asterisk.write(environment(**fields))
-        await asterisk.meet_the_challenge()
         return asterisk
 
 
@@ -92,18 +92,21 @@ class Asterisk:
         self.writer.write(data)
 
     async def command(self) -> str:
+        """The next command, once a challenge before it has been met."""
+        line = await self.raw_command()
+        word = re.fullmatch(r'GET FULL VARIABLE "([0-9a-f]{16})"\n', line)
+        if word:
+            self.write(f"200 result=1 ({word[1]})\n".encode())
+            line = await self.raw_command()
+        return line
+
+    async def raw_command(self) -> str:
         try:
             line = await asyncio.wait_for(self.reader.readline(), 5)
         except ConnectionResetError:  # an end, too: what we wrote met a server that had closed
             return ""
         assert line.endswith(b"\n") or line == b"", line
         return line.decode()
-
-    async def meet_the_challenge(self) -> None:
-        command = await self.command()
-        word = re.fullmatch(r'GET FULL VARIABLE "([0-9a-f]{16})"\n', command)
-        assert word, command
-        self.write(f"200 result=1 ({word[1]})\n".encode())
 
     async def silent_for(self, seconds: float) -> bool:
         """Whether the server writes nothing: it must wait for a reply before the next command."""
@@ -205,7 +208,6 @@ async def test_an_environment_in_single_bytes_is_as_good(server: Server) -> None
     for byte in environment():
         asterisk.write(bytes([byte]))
         await asyncio.sleep(0)
-    await asterisk.meet_the_challenge()
     assert (await asterisk.variables())["ROUNDED_STATUS"] == "STAGED"
 
 
@@ -283,8 +285,6 @@ async def test_a_defect_in_our_reading_gets_an_answer_too(
     monkeypatch.setattr(f"rounded_pbx.servers.fastagi.agi.{where}", defect)
     asterisk = await server.connect()
     asterisk.write(environment())
-    if where == "to_call":
-        await asterisk.meet_the_challenge()
     variables = await asterisk.variables()
     assert (variables["ROUNDED_STATUS"], variables["ROUNDED_CALL_ID"]) == ("ERROR", "")
 
@@ -335,12 +335,12 @@ FORGED_END = b"1\n" + b"".join(
 async def test_an_environment_that_a_caller_ends_early_stages_nothing(
     server: Server, script: str, more: bytes
 ) -> None:
-    """What Asterisk writes after it stands before the reply to the challenge."""
+    """What Asterisk writes after it stands before the reply to whatever is asked."""
     asterisk = await server.connect()
     asterisk.write(environment(network_script=script, callerid=FORGED_END + more))
-    command = await asterisk.command()
-    if command.startswith("EXEC"):  # both kinds of arguments: refused before the challenge
-        assert 'ROUNDED_STATUS=\\"ERROR\\"' in command
+    command = await asterisk.raw_command()
+    if command.startswith("EXEC"):  # both kinds of arguments, or a caller whose number is "1"
+        assert re.search(r'ROUNDED_STATUS=\\"(ERROR|BAD_NUMBER)\\"', command)
     elif command:
         asterisk.write(f"200 result=1 ({command.split(chr(34))[1]})\n".encode())
         assert await asterisk.command() == ""
@@ -391,7 +391,7 @@ async def test_no_account_is_asked_for_an_environment_that_a_caller_may_have_end
         forged = FORGED_END.replace(b"accountcode: x", b"accountcode: 4711") + b"\n"
         block = environment(callerid=forged, network_script=f"{SCRIPT}&from=+33145678901")
         asterisk.write(block.partition(b"\n\n")[0] + b"\n\n")
-        await asterisk.command()
+        await asterisk.raw_command()
         await asyncio.sleep(0.1)
         assert len(server.stager.requests) == (0 if accounts else 1)
         asterisk.write(b"agi_calleridname: late\n")
@@ -405,20 +405,41 @@ async def test_a_challenge_that_is_not_met_ends_the_session(server: Server, form
     asterisk = await server.connect()
     comma = {"network_script": "stage", "arg_1": "did=+33612345678"}
     asterisk.write(environment(**(comma if form == "comma" else {})))
-    await asterisk.command()
+    await asterisk.raw_command()
     asterisk.write(b"200 result=1 (0123456789abcdef)\n")
     assert await asterisk.command() == ""
     assert len(server.stager.requests) == server.stager.cancelled == (form == "query")
 
 
 async def test_a_result_waits_for_the_challenge_to_be_met(server: Server) -> None:
-    asterisk = await server.connect()
-    asterisk.write(environment())
-    await asterisk.command()
+    async def soon() -> StagingResult:
+        await asyncio.sleep(0.01)
+        return StagingResult(Outcome.STAGED, UUID)
+
+    server.stager.behave = soon
+    asterisk = await server.session()
+    await asterisk.raw_command()
     assert await asterisk.silent_for(0.2)
     assert len(server.stager.requests) == 1
     asterisk.write(b"200 result=1 (0123456789abcdef)\n")
     assert await asterisk.command() == ""
+
+
+async def test_an_answer_that_is_there_at_once_is_one_command(server: Server) -> None:
+    asterisk = await server.session()
+    assert (await asterisk.raw_command()).startswith("EXEC MSet")
+
+
+async def test_an_answer_of_several_commands_waits_for_the_challenge() -> None:
+    """The reply to the first of them would not show yet that the environment was ended early."""
+    route = replace(ROUTE, fallback={Switch.ASTERISK: "a;b,600,1"})
+    async with serving(route) as server:
+        asterisk = await server.session()
+        assert (await asterisk.raw_command()).startswith("GET FULL VARIABLE")
+        asterisk.write(b"agi_calleridname: Ann\n")
+        assert await asterisk.raw_command() == ""
+        told = await (await server.session()).variables()
+        assert (told["ROUNDED_STATUS"], told["ROUNDED_FALLBACK"]) == ("STAGED", "a;b,600,1")
 
 
 async def test_arguments_after_a_comma_work(server: Server) -> None:
@@ -446,7 +467,8 @@ async def test_the_end_of_the_call_cancels_the_staging(server: Server, how: str)
     else:
         asterisk.write(b"200 result=1\n")
     if how != "reset":
-        assert await asterisk.command() == ""
+        assert (await asterisk.raw_command()).startswith("GET FULL VARIABLE")
+        assert await asterisk.raw_command() == ""
     async with asyncio.timeout(2):
         while server.listener.sessions:
             await asyncio.sleep(0.01)
@@ -494,7 +516,7 @@ async def test_a_caller_who_leaves_before_the_challenge_is_met_cancels_the_work(
     asterisk = await server.connect()
     comma = {"network_script": "stage", "arg_1": "did=+33612345678"}
     asterisk.write(environment(**(comma if form == "comma" else {})))
-    word = (await asterisk.command()).split('"')[1]
+    word = (await asterisk.raw_command()).split('"')[1]
     asterisk.write(f"HANGUP\n200 result=1 ({word})\n".encode())
     assert await asterisk.command() == ""
     assert len(server.stager.requests) == server.stager.cancelled == (form == "query")
@@ -528,6 +550,7 @@ async def test_closing_lets_a_session_end(server: Server) -> None:
     await asyncio.sleep(0.1)
     assert not closing.done()
     asterisk.write(b"200 result=0\n")
+    asterisk.writer.close()
     await asyncio.wait_for(closing, 2)
 
 
@@ -556,6 +579,7 @@ async def test_a_prestaging_sets_one_inherited_variable_and_begins_when_it_is_se
     assert server.tickets.begun == []
     asterisk.write(b"200 result=0\n")
     assert await asterisk.command() == ""
+    asterisk.writer.close()
     await eventually(lambda: server.tickets.begun)
     ((ticket, request),) = server.tickets.begun
     assert (ticket, request.metadata["pbx_linkedid"]) == (found[1], "1.1")
@@ -580,9 +604,11 @@ async def test_nothing_is_begun_for_an_environment_that_a_caller_ended(
 ) -> None:
     asterisk = await server.connect()
     end = b"\n" if met else b"\n200 result=1 (x)\n"
-    script = "prestage?did=+33612345678"
+    script = "prestage?did=+33612345678&from=+33145678901"
     asterisk.write(environment(network_script=script, callerid=FORGED_END + end))
-    await asterisk.command()
+    assert "TICKET" in await asterisk.command()
+    asterisk.write(b"200 result=0\n")
+    asterisk.writer.close()
     await eventually(lambda: not server.listener.sessions)
     assert (server.tickets.begun, server.stager.requests) == ([], [])
 

@@ -64,8 +64,6 @@ async def ask(daemon: Daemon, script: str) -> dict[str, str]:
     reader, writer = await asyncio.open_connection(*daemon.listens)
     asterisk = Asterisk(reader, writer)
     asterisk.write(environment(network_script=script))
-    if not script.startswith("abandon"):
-        await asterisk.meet_the_challenge()
     return await asterisk.variables()
 
 

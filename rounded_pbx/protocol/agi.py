@@ -7,8 +7,9 @@ line feeds included, so a caller can add lines to it and even end it early. Henc
 - the keys must come in Asterisk's order, each once and all of them;
 - what decides comes from the arguments. In the script's query they stand before anything that a
   caller can fill; after a comma they stand behind it, and numbered;
-- before anything is done, ``challenge`` asks for a word that nobody can foresee. The lines that an
-  early end has cut off stand before its reply, and a line that nobody asked for ends the session.
+- the lines that an early end has cut off stand before the reply to whatever is asked, and a line
+  that nobody asked for ends the session. While the API is asked, ``challenge`` asks for a word that
+  nobody can foresee; an answer that is there at once is one command, and its reply the last line.
 
 Everything else here follows res_agi.c of Asterisk 16 to 22.
 """
@@ -39,8 +40,9 @@ ENVIRONMENT_KEYS = (
     *("accountcode", "threadid"),
 )
 _OPTIONAL = {"network", "network_script"}
+_PLACES = {f"agi_{name}": place for place, name in enumerate(ENVIRONMENT_KEYS)}
 
-_ENVIRONMENT_LINE = re.compile(rb"(agi_[a-z0-9_]{1,40}): ?(.*)", re.DOTALL)
+_ENVIRONMENT_LINE = re.compile(r"(agi_[a-z0-9_]{1,40}): ?(.*)", re.DOTALL)
 _REPLY = re.compile(r"([0-9]{3})(?: (.*))?", re.DOTALL)
 _RESULT = re.compile(r"result=(\S*)(?: \((.*)\))?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -61,28 +63,28 @@ class Environment:
                 Asterisk's order. A key that Asterisk may get some day is let pass.
         """
         values: dict[str, str] = {}
-        due = list(ENVIRONMENT_KEYS)
-        arguments = 0
-        for line in block.rstrip(b"\n").split(b"\n"):
+        due = arguments = 0
+        for line in decode(block.rstrip(b"\n")).split("\n"):
             match = _ENVIRONMENT_LINE.fullmatch(line)
             if match is None:
                 raise ProtocolError("AGI environment: a line is no agi_key: value")
-            key = match[1].decode("ascii")
+            key, value = match.groups()
             if key in values:
                 raise ProtocolError(f"AGI environment: {key} stands twice")
-            values[key] = decode(match[2])
-            name = key.removeprefix("agi_")
-            if name.startswith("arg_"):
+            values[key] = value
+            place = _PLACES.get(key)
+            if place is not None:
+                while due < place and ENVIRONMENT_KEYS[due] in _OPTIONAL:
+                    due += 1
+                if due != place:
+                    raise ProtocolError(f"AGI environment: {key} is out of its place")
+                due += 1
+            elif key.startswith("agi_arg_"):
                 arguments += 1
-                if due or name != f"arg_{arguments}":
+                if due < len(ENVIRONMENT_KEYS) or key != f"agi_arg_{arguments}":
                     raise ProtocolError(f"AGI environment: {key} is out of its place")
-            elif name in ENVIRONMENT_KEYS:
-                while due and due[0] != name and due[0] in _OPTIONAL:
-                    del due[0]
-                if not due or due.pop(0) != name:
-                    raise ProtocolError(f"AGI environment: {key} is out of its place")
-        if due:
-            raise ProtocolError(f"AGI environment: it ends before agi_{due[0]}")
+        if due < len(ENVIRONMENT_KEYS):
+            raise ProtocolError(f"AGI environment: it ends before agi_{ENVIRONMENT_KEYS[due]}")
         return cls(values)
 
     def __getitem__(self, key: str) -> str:

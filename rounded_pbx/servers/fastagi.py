@@ -45,28 +45,43 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         self.environment = environment
         self._reply: asyncio.Future[agi.Reply] | None = None
         self._word = ""
+        self._due: asyncio.Handle | None = None
         self.presence = Presence()
         self._ended: SwitchError | None = None
+        self._reading = asyncio.ensure_future(self._read())
+
+    def close(self) -> None:
+        """Nothing more is read."""
+        self._reading.cancel()
 
     def challenge(self) -> None:
         """Ask for the word that shows where the environment ended (see ``protocol.agi``).
 
-        Whoever sends the next command waits for it first, so nothing is read from the channel and
-        nothing handed over to it before the challenge is met; meanwhile the API is asked.
+        It is asked for while the API is, so it costs no time; where there is an answer at once, it
+        would, and ``set_variables`` sees in another way that nothing is forged. Whoever sends a
+        command waits for the word first.
         """
-        self._word = secrets.token_hex(8)
-        self._write(agi.challenge(self.environment.longest_command, self._word))
+        self._due = asyncio.get_running_loop().call_soon(self._challenge)
+
+    def _challenge(self) -> None:
+        self._due = None
+        if self._ended is None:
+            self._word = secrets.token_hex(8)
+            self._write(agi.challenge(self.environment.longest_command, self._word))
 
     async def challenge_met(self) -> None:
         """Wait until it is; the same errors as ``send_command``."""
+        if self._due is not None:
+            self._due.cancel()
+            self._challenge()
         if self._reply is not None:
             await self._read_reply()
 
     async def send_command(self, command: bytes, *, last: bool = False) -> agi.Reply:
         """Write one whole line and wait for its reply; never a second line before.
 
-        After the ``last`` one our side is closed at once: Asterisk runs it, replies, and goes on
-        with its dialplan without waiting for us to close.
+        After the ``last`` one our side is closed at once: Asterisk runs it, replies, closes, and
+        goes on with its dialplan without waiting for us.
 
         Raises:
             Hangup: the switch closed the session.
@@ -111,12 +126,24 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             CommandFailed: the switch refused one.
         """
         lines = agi.set_variables(self.environment.longest_command, variables)
+        if self._due is not None and len(lines) == 1:
+            # Of an environment that was ended early, the rest would be read after the first reply.
+            self._due.cancel()
+            self._due = None
+            await self._set(lines[0], last=True)
+            await asyncio.wait([self._reading])
+            if isinstance(self._ended, ProtocolError):
+                raise self._ended
+            return
         for line in lines:
-            reply = await self.send_command(line, last=line is lines[-1])
-            if not reply.ok:
-                raise CommandFailed(f"AGI: {reply.code} result={reply.result} to {line[:20]!r}")
+            await self._set(line, last=line is lines[-1])
 
-    async def read(self) -> None:
+    async def _set(self, line: bytes, *, last: bool) -> None:
+        reply = await self.send_command(line, last=last)
+        if not reply.ok:
+            raise CommandFailed(f"AGI: {reply.code} result={reply.result} to {line[:20]!r}")
+
+    async def _read(self) -> None:
         """Give each reply to its command, until the session ends."""
         parser = agi.ReplyParser()
         try:
@@ -188,7 +215,6 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
         except Exception:
             environment, refused = agi.Environment({}), defect()
         session = Session(self, environment, reader, writer)
-        reading = asyncio.ensure_future(session.read())
         try:
             if refused:
                 answer = not_understood(Switch.ASTERISK, refused)
@@ -206,7 +232,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             finally:
                 answer.log()
         finally:
-            reading.cancel()
+            session.close()
 
     async def _answer(self, session: Session, accepted: float, deadline: float) -> Answer:
         """What to tell the dialplan."""
