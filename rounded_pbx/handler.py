@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from .call import CallContext, Switch, clean, mask, mask_numbers
+from .call import CallContext, Switch, clean
 from .errors import BadNumber, SwitchError
 from .numbers import CallerPolicy
+from .records import CallRecord
 from .routing import Next, Route, RouteTable
 from .staging import Outcome, StagingRequest, StagingResult, marks, valid_uuid
 from .tenants import AccountTable
@@ -62,6 +64,22 @@ class Channel(Protocol):
         ...
 
 
+def log_call(record: CallRecord, *, full_numbers: bool = False) -> None:
+    """One line for a call."""
+    log.info(
+        "%s did=%s from=%s route=%s ms=%d call_id=%s unique_id=%s reason=%s",
+        record.outcome,
+        record.did or "-",
+        (record.number if full_numbers else record.caller) or "-",
+        record.route or "-",
+        record.ms,
+        record.call_id or "-",
+        record.unique_id or "-",
+        record.reason or "-",
+        extra={"record": record},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What every call is handled with: the part of the configuration that calls need."""
@@ -72,6 +90,8 @@ class Desk:
     default_on_failure: Next
     tickets: Tickets
     accounts: AccountTable = field(default_factory=AccountTable)
+    #: Told of every call, once its answer has been written: the caller need not wait for it.
+    told: Callable[[CallRecord], None] = log_call
 
 
 def _nothing() -> None:
@@ -86,6 +106,7 @@ class Answer:
     wait for, once the variables have been written: a caller who left before gets nothing.
     """
 
+    switch: Switch
     result: StagingResult | None
     variables: Variables
     route: Route | None = None
@@ -93,28 +114,26 @@ class Answer:
     stage_ms: int = 0
     then: Callable[[], None] = _nothing
 
-    def log(self) -> None:
-        """One line, once the answer has been written: the caller need not wait for the log."""
-        if self.result is None:
-            return
-        call = self.call
-        log.info(
-            "%s did=%s from=%s route=%s ms=%d call_id=%s unique_id=%s reason=%s",
-            self.result.outcome,
-            clean(call.did, 40) if call else "-",
-            mask(call.caller.number) if call else "-",
-            self.route.name if self.route else "-",
-            self.stage_ms,
-            self.result.call_id or "-",
-            clean(call.unique_id, 80) if call else "-",
-            mask_numbers(self.result.reason) or "-",
-        )
+    def tell(self, desk: Desk) -> None:
+        """Whoever keeps count of calls; once the answer has been written."""
+        if self.result is not None:
+            desk.told(
+                CallRecord.of(
+                    self.result,
+                    self.switch,
+                    self.call,
+                    self.route,
+                    ms=self.stage_ms,
+                    time=time.time(),
+                )
+            )
 
 
 def not_understood(switch: Switch, reason: str) -> Answer:
     """The answer to a request that cannot be read; the dialplan's presets stand."""
     result = StagingResult(Outcome.ERROR, reason=clean(reason))
-    return Answer(result, build(switch, None, result, stage_ms=0, default=Next.DIAL))
+    variables = build(switch, None, result, stage_ms=0, default=Next.DIAL)
+    return Answer(switch, result, variables)
 
 
 async def stage(
@@ -145,7 +164,7 @@ async def collect(
 
     route, result, stage_ms = await _worked(call, desk, accepted, work)
     values = build(call.switch, route, result, stage_ms=stage_ms, default=desk.default_on_failure)
-    return Answer(result, values, route, call, stage_ms)
+    return Answer(call.switch, result, values, route, call, stage_ms)
 
 
 async def prestage(
@@ -163,10 +182,18 @@ async def prestage(
 
     route, begun, stage_ms = await _worked(call, desk, accepted, work)
     if isinstance(begun, StagingResult):
-        return Answer(begun, build_ticket(call.switch, ""), route, call, stage_ms)
+        nothing = build_ticket(call.switch, "")
+        return Answer(call.switch, begun, nothing, route, call, stage_ms)
     ticket = str(uuid.uuid4())
-    then = partial(desk.tickets.begin, ticket, begun)
-    return Answer(None, build_ticket(call.switch, ticket), route, call, stage_ms, then)
+    return Answer(
+        call.switch,
+        None,
+        build_ticket(call.switch, ticket),
+        route,
+        call,
+        stage_ms,
+        then=partial(desk.tickets.begin, ticket, begun),
+    )
 
 
 class Action(Protocol):
@@ -184,12 +211,12 @@ ACTIONS: Mapping[str, Action] = {"stage": stage, "prestage": prestage, "collect"
 ABANDON = "abandon"
 
 
-def abandon(ticket: str, desk: Desk) -> Answer:
+def abandon(switch: Switch, ticket: str, desk: Desk) -> Answer:
     """``/abandon``: the caller left before the ticket was collected."""
     valid = valid_uuid(ticket)
     if valid is not None:
         desk.tickets.abandon(valid)
-    return Answer(None, ())
+    return Answer(switch, None, ())
 
 
 async def _worked(
@@ -212,7 +239,8 @@ async def _worked(
         result = StagingResult(Outcome.BAD_NUMBER, reason=str(error))
     except (SwitchError, asyncio.CancelledError):
         stage_ms = round((clock() - accepted) * 1000)
-        Answer(StagingResult(Outcome.HANGUP), (), route, call, stage_ms).log()
+        hung_up = StagingResult(Outcome.HANGUP)
+        Answer(call.switch, hung_up, (), route, call, stage_ms).tell(desk)
         raise
     except Exception:
         log.exception("a defect of rounded_pbx; the call goes on without a staging")

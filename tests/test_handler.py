@@ -113,6 +113,10 @@ async def answered(
     return await action(call, desk, channel or Channel(), accepted=now - ago, deadline=DEADLINE)
 
 
+#: For what is told without a call: only the log is.
+NO_DESK = Desk(RouteTable([]), CallerPolicy(), gives(STAGED), Next.DIAL, FakeTickets())
+
+
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.DEBUG, logger="rounded_pbx")
@@ -251,7 +255,7 @@ async def test_one_line_of_the_log_says_what_became_of_a_call(
     result = StagingResult(Outcome.INITIATED, CALL_ID, "not staged in time")
     answer = await answered(stager=gives(result))
     assert log.messages == []  # the line is written once the dialplan has its answer
-    answer.log()
+    answer.tell(NO_DESK)
     took = dict(answer.variables)["ROUNDED_STAGE_MS"]
     assert log.messages == [
         f"INITIATED did=+33612345678 from=+3370000**** route=support ms={took} "
@@ -276,8 +280,8 @@ async def test_no_callers_text_writes_a_line_of_the_log(
     call: CallContext, log: pytest.LogCaptureFixture
 ) -> None:
     refused = gives(StagingResult(Outcome.REJECTED, reason=HOSTILE))
-    (await answered(call, channel=Channel({"ACCOUNT": HOSTILE}))).log()
-    (await answered(call, stager=refused)).log()
+    (await answered(call, channel=Channel({"ACCOUNT": HOSTILE}))).tell(NO_DESK)
+    (await answered(call, stager=refused)).tell(NO_DESK)
     assert len(log.messages) == 2
     assert [clean(message, 10_000) for message in log.messages] == log.messages
 
@@ -294,7 +298,7 @@ async def test_a_request_that_cannot_be_read_leaves_the_presets_and_says_why(
         ("ROUNDED_CALL_ID", ""),
         ("ROUNDED_STATUS", "ERROR"),
     )
-    answer.log()
+    answer.tell(NO_DESK)
     assert log.messages == [
         "ERROR did=- from=- route=- ms=0 call_id=- unique_id=- "
         "reason=AGI environment: agi_callerid stands twice"
@@ -304,7 +308,7 @@ async def test_a_request_that_cannot_be_read_leaves_the_presets_and_says_why(
 async def test_a_script_of_a_callers_choice_writes_no_line_of_the_log(
     log: pytest.LogCaptureFixture,
 ) -> None:
-    not_understood(Switch.ASTERISK, f"no AGI script {HOSTILE}: expected stage").log()
+    not_understood(Switch.ASTERISK, f"no AGI script {HOSTILE}: expected stage").tell(NO_DESK)
     assert len(log.messages) == 1
     assert [clean(message, 10_000) for message in log.messages] == log.messages
 
@@ -313,7 +317,7 @@ async def test_an_api_that_repeats_the_callers_number_does_not_uncover_it_in_the
     log: pytest.LogCaptureFixture,
 ) -> None:
     refused = StagingResult(Outcome.REJECTED, reason="HTTP 422: from_number +33700000001 is barred")
-    (await answered(stager=gives(refused))).log()
+    (await answered(stager=gives(refused))).tell(NO_DESK)
     assert len(log.messages) == 1
     assert "33700000001" not in log.text
 
@@ -338,7 +342,7 @@ async def test_a_prestaging_answers_a_ticket_and_begins_once_it_is_written(
     assert (written, uuid.UUID(ticket).version, answer.result) == (name, 4, None)
     assert (tickets.begun, stager.asked) == ([], [])  # he may have left meanwhile
     answer.then()
-    answer.log()
+    answer.tell(NO_DESK)
     ((begun, request),) = tickets.begun
     assert begun == ticket
     assert (request.agent_id, request.to_number) == (AGENT, CALL.did)
@@ -376,7 +380,7 @@ async def test_where_nothing_can_be_begun_the_ticket_is_empty_and_the_log_says_w
     answer = await answered(call, action=prestage, tickets=tickets)
     assert answer.variables == (("__ROUNDED_TICKET", ""),)
     answer.then()
-    answer.log()
+    answer.tell(NO_DESK)
     assert tickets.begun == []
     assert log.messages[-1].startswith(f"{outcome} did=")
 
@@ -434,5 +438,5 @@ async def test_an_abandoned_ticket_is_dropped_and_nothing_is_answered(
 ) -> None:
     tickets = FakeTickets()
     desk = Desk(RouteTable(ROUTES), CallerPolicy(), gives(STAGED), Next.DIAL, tickets)
-    answer = abandon(ticket, desk)
+    answer = abandon(Switch.ASTERISK, ticket, desk)
     assert (answer.variables, answer.result, tickets.abandoned) == ((), None, told)

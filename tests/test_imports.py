@@ -22,8 +22,8 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 PURE = {
-    *["call", "errors", "lookups", "numbers", "routing", "staging", "templates", "tenants"],
-    "variables",
+    *["call", "errors", "lookups", "numbers", "records", "routing", "staging", "templates"],
+    *["tenants", "variables"],
 }
 PURE_LIBRARIES = {
     *["__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "math", "re"],

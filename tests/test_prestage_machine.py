@@ -410,7 +410,7 @@ class Machine(RuleBasedStateMachine):
     @rule(ticket=tickets | st.uuids().map(str) | st.text(), at=st.integers(0, 1))
     def abandon(self, ticket: str, at: int) -> None:
         async def work() -> None:
-            assert abandon(ticket, self.at[at % self.daemons].desk).variables == ()
+            assert abandon(Switch.ASTERISK, ticket, self.at[at % self.daemons].desk).variables == ()
 
         self.run(work())
         if ticket in self.begun:

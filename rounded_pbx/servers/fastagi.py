@@ -230,7 +230,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
                     await session.set_variables(answer.variables)
                 answer.then()
             finally:
-                answer.log()
+                answer.tell(self._desk())
         finally:
             session.close()
 
@@ -249,7 +249,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             return not_understood(Switch.ASTERISK, str(error))
         warn_of_ignored(arguments)
         if action is None:  # nothing is challenged: a ticket that a caller forges is nobody's
-            return abandon(arguments.values.get("ticket", ""), self._desk())
+            return abandon(Switch.ASTERISK, arguments.values.get("ticket", ""), self._desk())
         session.challenge()
         desk = self._desk()
         # Of arguments, or of a context, that a caller could have forged: make sure first.

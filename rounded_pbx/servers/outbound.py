@@ -161,7 +161,7 @@ class OutboundServer:
                     raise CommandFailed(f"uuid_setvar_multi: {mask_numbers(reply.reply[:80])}")
                 answer.then()
             finally:
-                answer.log()
+                answer.tell(self._desk())
             await reading
         finally:
             reading.cancel()
@@ -182,7 +182,7 @@ class OutboundServer:
             return not_understood(Switch.FREESWITCH, str(error))
         warn_of_ignored(inputs)
         if action is None:
-            return abandon(inputs.values.get("ticket", ""), self._desk())
+            return abandon(Switch.FREESWITCH, inputs.values.get("ticket", ""), self._desk())
         work = action(
             esl.to_call(channel, inputs),
             self._desk(),
