@@ -152,14 +152,17 @@ async def test_a_caller_who_leaves_is_known_to_the_daemon_at_once(
 ) -> None:
     api.behave(fault="hang", fault_on=["stageCall"])
     reader, writer = await asyncio.open_connection("127.0.0.1", 4573)
-    writer.write(environment(network_script=f"stage?{DID}"))
+    asterisk = Asterisk(reader, writer)
+    asterisk.write(environment(network_script=f"stage?{DID}"))
+    assert "TIER" in await asterisk.command()
+    asterisk.write(b"200 result=0\n")
     await eventually(lambda: api.sandbox.hanging == 1)
+    assert api.sandbox.hanging == 1
     writer.close()
     await eventually(lambda: api.sandbox.hanging == 0, within=0.5)
     assert api.sandbox.hanging == 0
     await eventually(lambda: "HANGUP" in daemons.a.log + daemons.b.log)
     assert "HANGUP" in daemons.a.log + daemons.b.log
-    await reader.read()
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "frozen", "loses power"])
