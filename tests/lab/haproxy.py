@@ -17,22 +17,21 @@ from pathlib import Path
 import pytest
 
 from .lan import PBX
-from .processes import answers, end, wait_until
+from .processes import answers, end, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("ROUNDED_PBX_CACHE", ROOT / ".cache"))
 DOCUMENTED = ROOT / "docs" / "scale" / "haproxy.cfg"
-FRONTENDS = (("127.0.0.1", 4573), ("127.0.0.1", 8084))
 
 
-def for_the_lab(text: str, directory: Path) -> str:
+def for_the_lab(text: str, runtime: int) -> str:
     """The documented file for a machine without the user haproxy, which is every host at once."""
     changes = {
         "    user haproxy\n": "",
         "    group haproxy\n": "",
         "    chroot /var/lib/haproxy\n": "",
         "maxconn 10000": "maxconn 4000",  # what a shell's limit of open files lets be
-        "/run/haproxy/admin.sock": str(directory / "admin.sock"),
+        "/run/haproxy/admin.sock mode 660": f"ipv4@127.0.0.1:{runtime}",
         "default-server inter": f"default-server source {PBX} inter",
     }
     for old, new in changes.items():
@@ -47,6 +46,7 @@ class HAProxy:
 
     directory: Path
     process: subprocess.Popen[bytes]
+    runtime: int
 
     @property
     def log(self) -> str:
@@ -54,9 +54,7 @@ class HAProxy:
 
     def ask(self, command: str) -> str:
         """The answer of the runtime socket."""
-        with socket.socket(socket.AF_UNIX) as runtime:
-            runtime.settimeout(5)
-            runtime.connect(str(self.directory / "admin.sock"))
+        with socket.create_connection(("127.0.0.1", self.runtime), timeout=5) as runtime:
             runtime.sendall(f"{command}\n".encode())
             return b"".join(iter(lambda: runtime.recv(65536), b"")).decode()
 
@@ -90,7 +88,8 @@ def haproxy(directory: Path) -> Iterator[HAProxy]:
         pytest.skip("no HAProxy: put haproxy on PATH, or scripts/unpack haproxy")
     directory.mkdir()
     file = directory / "haproxy.cfg"
-    file.write_text(for_the_lab(DOCUMENTED.read_text(), directory))
+    runtime = free_port()
+    file.write_text(for_the_lab(DOCUMENTED.read_text(), runtime))
     with (directory / "haproxy.log").open("ab") as log:
         process = subprocess.Popen(
             [program, "-db", "-f", str(file)],
@@ -98,9 +97,10 @@ def haproxy(directory: Path) -> Iterator[HAProxy]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    started = HAProxy(directory, process)
+    started = HAProxy(directory, process, runtime)
+    ports = (4573, 8084, runtime)
     try:
-        wait_until(lambda: all(answers(*each) for each in FRONTENDS), "HAProxy to listen")
+        wait_until(lambda: all(answers("127.0.0.1", each) for each in ports), "HAProxy to listen")
         wait_until(lambda: started.is_up("a") and started.is_up("b"), "the daemons to be found")
         yield started
     finally:

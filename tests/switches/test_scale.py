@@ -113,9 +113,7 @@ def test_without_haproxy_calls_go_on_at_once(lab: Lab, daemons: Fleet) -> None:
     assert lab.trunk.invites() == []
 
 
-def test_an_upgrade_one_by_one_under_20_calls_a_second_stages_every_call(
-    lab: Lab, daemons: Fleet
-) -> None:
+def test_an_upgrade_one_by_one_costs_no_call_its_staging(lab: Lab, daemons: Fleet) -> None:
     calls = 120
 
     def upgrade(daemon: Daemon, server: str) -> None:
@@ -131,5 +129,8 @@ def test_an_upgrade_one_by_one_under_20_calls_a_second_stages_every_call(
         assert caller.wait(30) == 0
         messages = caller.messages()
     assert len(waits(messages)) == calls
-    assert lab.phone.invites() == []
-    assert sorted(header[0] for header in ids(lab.trunk.invites())) == sorted(lab.api.ids())
+    sent = [header[0] for header in ids(lab.trunk.invites())]
+    assert sorted(sent) == sorted(lab.api.ids())
+    assert len(sent) + len(lab.phone.invites()) == calls
+    # One that reaches a listener in the instant in which it closes is reset, and goes on.
+    assert len(lab.phone.invites()) <= 2
