@@ -85,9 +85,7 @@ def test_one_that_fails_under_20_calls_a_second_loses_no_call(
     assert {header[0] for header in sent} <= set(lab.api.ids())
     limit = found if how == "frozen" else failed
     assert all(m.at < limit + lab.switch.cap + NOISE for m in lab.phone.invites())
-    assert len(sent) > calls * 0.7
-    if how != "frozen":
-        assert len(lab.phone.invites()) <= 10
+    assert 0 < len(lab.phone.invites()) <= 10
 
 
 @pytest.mark.parametrize("how", ["killed", "loses power"])
