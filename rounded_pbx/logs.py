@@ -36,7 +36,8 @@ class _Formatter(logging.Formatter):
     def trace(self, record: logging.LogRecord) -> list[str]:
         """The lines of a traceback, if there is one."""
         text = self.formatException(record.exc_info) if record.exc_info else ""
-        return [clean(line, LONGEST) for line in text.splitlines() if line.strip()]
+        lines = (clean(line, LONGEST) for line in text.splitlines())
+        return [line for line in lines if line]
 
 
 #: Characters of a message that are written.

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 #: Seconds of a session's deadline that are kept for the replies.
 REPLY_TIME = 0.1
 
+#: Passes of the loop from accept() to a session's first step, and some more.
+PASSES = 8
 #: Connections that wait to be accepted.
 BACKLOG = 1024
 #: Where tcpi_last_data_recv, in milliseconds, stands in a tcp_info.
@@ -78,6 +80,13 @@ class Listener:
     async def close(self, patience: float) -> None:
         """Stop accepting, give the sessions ``patience`` seconds to end, then cancel them."""
         if self._server is not None:
+            loop = asyncio.get_running_loop()
+            for listening in self._server.sockets:
+                loop.remove_reader(listening.fileno())
+            # What was accepted already becomes a session first: Server.close() would drop it, by an
+            # assertion in Server._attach() (asyncio/base_events.py).
+            for _ in range(PASSES):
+                await asyncio.sleep(0)
             self._server.close()
         if self._sessions:
             _, late = await asyncio.wait(self._sessions, timeout=patience)
