@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import zipfile
@@ -76,6 +77,15 @@ def answered(stack: Stack, kind: str) -> bool:
     return done.stdout.endswith("was answered, and has ended.\n")
 
 
+def refusal_of(host: str, port: int) -> str:
+    """What a server says to whoever connects, before it closes."""
+    with socket.create_connection((host, port), timeout=5) as connection:
+        said = b""
+        while data := connection.recv(4096):
+            said += data
+    return said.decode()
+
+
 def test_the_agents_invite_carries_the_id_and_without_the_daemon_it_comes_without_one(
     kind: str, stack: Stack
 ) -> None:
@@ -87,6 +97,8 @@ def test_the_agents_invite_carries_the_id_and_without_the_daemon_it_comes_withou
     assert header == f"X-Rounded-Call-Id: {call_id}"
     (outcome,) = re.findall("STAGED did=.*", stack.said(f"{kind}-daemon"))
     assert f"call_id={call_id} " in outcome
+    if kind == "freeswitch":
+        assert "Access Denied" in refusal_of("127.0.0.1", 8021)
     assert stack.stop(f"{kind}-daemon") == 0
     assert answered(stack, kind)
     assert [header for _, header in invites(stack)][1:] == ["(no X-Rounded-Call-Id)"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -113,7 +114,7 @@ def test_what_is_installed_is_pinned_and_leaves_no_lists(dockerfile: Path) -> No
                 assert all("=" in word for word in step.split()[3:])
             if "pip" in step and "install" in step.split():
                 assert {"--require-hashes", "--no-index"} & set(step.split())
-    assert runs != [] or dockerfile.parent.name == "caller"
+    assert runs != []
 
 
 def test_no_image_holds_a_key_and_no_environment_does() -> None:
@@ -147,12 +148,29 @@ def test_what_an_image_copies_is_in_its_context(tmp_path: Path) -> None:
     assert not list(checkout.rglob("*key*")), "a key is in the context"
 
 
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_locked_in(name: str) -> None:
-    service = SERVICES[name]
+def locked(service: dict[str, Any]) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_readmes_example_is_a_compose_file_for_the_image_that_is_built_here() -> None:
+    text = (DOCKER / "README.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    example = yaml.safe_load(block)
+    assert mistakes(example) == []
+    service = example["services"]["rounded-pbx"]
+    locked(service)
+    assert f"docker build -t {service['image']} -f docker/rounded-pbx/Dockerfile ." in text
+    secret = example["secrets"]["api_key"]["file"]
+    assert f"install -m 600 -o 10001 /dev/null {secret} " in text
+    assert "{key_file: /run/secrets/api_key}" in text
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_locked_in(name: str) -> None:
+    service = SERVICES[name]
+    locked(service)
     assert {"privileged", "cap_add", "ports", "user", "devices", "pid", "ipc"}.isdisjoint(service)
     for target, source in mounts_of(name).items():
         assert source is None or source.exists(), f"{target}: {source} is missing"
@@ -233,18 +251,19 @@ def test_the_image_has_every_package_that_the_daemon_needs_at_a_version_it_takes
     have = pinned("requirements.txt")
     extra = project["optional-dependencies"]["redis"]
     waiting = [Requirement(text) for text in (*project["dependencies"], *extra)]
+    python = {"extra": "", "python_version": "3.14", "python_full_version": "3.14.8"}
     seen: set[str] = set()
     while waiting:
         wanted = waiting.pop()
         name = canonicalize_name(wanted.name)
-        if wanted.marker and not wanted.marker.evaluate({"extra": "", "python_version": "3.14"}):
+        if wanted.marker and not wanted.marker.evaluate(python):
             continue
         assert name in have, f"{wanted} is not in requirements.txt"
         assert wanted.specifier.contains(have[name]), f"{wanted}, and not {have[name]}"
-        if name not in seen:
+        # Of another version it is not known here what it needs.
+        if name not in seen and importlib.metadata.version(name) == have[name]:
             seen.add(name)
             waiting += [Requirement(text) for text in importlib.metadata.requires(name) or ()]
-    assert seen == set(have), "requirements.txt has packages that nothing needs"
 
 
 def test_the_image_builds_its_wheel_with_a_version_that_pyproject_takes() -> None:
