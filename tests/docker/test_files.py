@@ -258,7 +258,7 @@ def test_the_image_has_every_package_that_the_daemon_needs_at_a_version_it_takes
         name = canonicalize_name(wanted.name)
         if wanted.marker and not wanted.marker.evaluate(python):
             continue
-        assert name in have, f"{wanted} is not in requirements.txt"
+        assert name in have, f"{wanted} is not in requirements.txt: write it again"
         assert wanted.specifier.contains(have[name]), f"{wanted}, and not {have[name]}"
         # Of another version it is not known here what it needs.
         if name not in seen and importlib.metadata.version(name) == have[name]:
