@@ -405,6 +405,20 @@ async def test_a_restart_under_load_loses_no_call(systemd: Systemd) -> None:
         assert len(statuses) > 100
 
 
+async def test_a_daemon_that_is_stopped_while_it_starts_stops(systemd: Systemd) -> None:
+    systemd.file.write_text(text("http://127.0.0.1:1", port=systemd.address.port))
+    for tenths in range(1, 8, 2):
+        systemd.start()
+        await asyncio.sleep(tenths / 10)
+        systemd.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(systemd.wait) in (0, -signal.SIGTERM)
+    systemd.start()
+    while "listening for" not in systemd.log.read_text().rpartition("stopping")[2]:
+        await asyncio.sleep(0.005)
+    systemd.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(systemd.wait) == 0
+
+
 async def test_a_second_signal_does_not_wait_for_the_calls(tmp_path: Path) -> None:
     async with sandbox(staging_time=30.0) as api:
         systemd = Systemd(tmp_path / "config.yml")
