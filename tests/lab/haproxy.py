@@ -104,4 +104,5 @@ def haproxy(directory: Path) -> Iterator[HAProxy]:
         wait_until(lambda: started.is_up("a") and started.is_up("b"), "the daemons to be found")
         yield started
     finally:
+        process.send_signal(signal.SIGCONT)
         end(process)

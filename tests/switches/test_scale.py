@@ -111,6 +111,14 @@ def test_without_haproxy_calls_go_on_at_once(lab: Lab, daemons: Fleet) -> None:
     assert lab.trunk.invites() == []
 
 
+def test_a_frozen_haproxy_costs_the_cap(lab: Lab, daemons: Fleet) -> None:
+    daemons.haproxy.process.send_signal(signal.SIGSTOP)
+    caller = lab.call()
+    daemons.haproxy.process.send_signal(signal.SIGCONT)
+    assert lab.switch.earliest < wait_of(caller, lab.phone.invites()[0]) < lab.switch.cap + NOISE
+    assert lab.trunk.invites() == []
+
+
 def test_an_upgrade_one_by_one_costs_no_call_its_staging(lab: Lab, daemons: Fleet) -> None:
     calls = 120
 
