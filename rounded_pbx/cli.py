@@ -379,6 +379,47 @@ def dialplan(
 
 
 @app.command()
+def systemd(
+    install: Annotated[
+        bool, typer.Option("--install", help="Write the units; an older one is kept beside.")
+    ] = False,
+    uninstall: Annotated[
+        bool,
+        typer.Option(
+            "--uninstall", help="Take them out; first: systemctl disable --now rounded-pbx."
+        ),
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Where systemd looks for them.", show_default=True)
+    ] = Path("/etc/systemd/system"),
+    config: ConfigOption = None,
+) -> None:
+    """Write the units for systemd: the service, and a socket for each switch.
+
+    Without an option they are shown, with what to put where. They name the very program that you
+    run, the configuration that it reads, and the file of each credential that the configuration
+    names: it is looked for beside the configuration.
+
+    Exit status 0: done; 1: a file could not be written; 2: the configuration has mistakes, or the
+    service could not run from here, as from a home directory.
+    """
+    from . import cli_systemd
+
+    if install and uninstall:
+        raise typer.BadParameter("expected at most one of --install and --uninstall")
+    if uninstall:
+        cli_systemd.install({}, folder, out, err)
+        return
+    path, settings = _load(config)
+    units, runs = cli_systemd.units(settings, path, err)
+    if not install:
+        cli_systemd.show(units, folder, out)
+    elif runs:
+        cli_systemd.install(units, folder, out, err)
+    raise typer.Exit(0 if runs else 2)
+
+
+@app.command()
 def doctor(
     prove: Annotated[
         bool, typer.Option("--prove", help="And place calls that end at a listener of ours.")
