@@ -143,6 +143,28 @@ def serve(
 
 
 @app.command()
+def init(config: ConfigOption = None) -> None:
+    """Make a configuration to begin with, and a file for the API key that only its owner can read.
+
+    They are /etc/rounded_pbx/config.yml and api_key beside it. What is there already stays as it
+    is. Exit status 1: one of them cannot be made.
+    """
+    from .config import config_path
+    from .examples import begin
+
+    path = config_path(config)
+    try:
+        for file, made in begin(path):
+            done = "[green]made[/]" if made else "is there already:"
+            out.print(f"{done} {escape(str(file))}", soft_wrap=True)
+    except OSError as error:
+        err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    out.print(f"Write your key into {escape(str(path.parent / 'api_key'))}, one line, and your")
+    out.print(f"DIDs and agents into {escape(str(path))}; then: rounded-pbx check")
+
+
+@app.command()
 def check(config: ConfigOption = None) -> None:
     """Check the configuration: every mistake with its line, exit status 2."""
     from rich.table import Table
