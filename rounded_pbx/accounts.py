@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
-from .api import RoundedClient
+from .api import Observe, RoundedClient, nobody
 from .breaker import Breaker
 from .call import clean
 from .config import Api, Config
@@ -26,7 +26,9 @@ PROBE_LIMIT = 5.0
 PROBE_AGAIN = 2.0
 
 
-def client_of(api: Api, key: str, max_connections: int | None = None) -> RoundedClient:
+def client_of(
+    api: Api, key: str, max_connections: int | None = None, observe: Observe = nobody
+) -> RoundedClient:
     """The client of one account, as the configuration wants it.
 
     Raises:
@@ -38,6 +40,7 @@ def client_of(api: Api, key: str, max_connections: int | None = None) -> Rounded
         ca_file=str(api.ca_file) if api.ca_file else None,
         max_connections=max_connections or api.max_connections,
         trust_env=api.trust_env,
+        observe=observe,
     )
 
 
@@ -47,22 +50,49 @@ def _limits_of(config: Config, name: str) -> Limits:
 
 
 class Accounts:
-    """Every account of a configuration; an asynchronous context manager that closes them all."""
+    """Every account of a configuration; an asynchronous context manager that closes them all.
 
-    def __init__(self, config: Config, keys: Mapping[str, str]) -> None:
+    An account that is the same as in ``before`` goes on with its breaker and its limits: a reload
+    says nothing of the API, and must not let an account stage twice its rate.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        keys: Mapping[str, str],
+        before: Accounts | None = None,
+        observe: Observe = nobody,
+    ) -> None:
+        self._config, self._keys = config, dict(keys)
         api = config.api
-        self._clients = {name: client_of(api, key) for name, key in keys.items()}
+        self._clients = {name: client_of(api, key, observe=observe) for name, key in keys.items()}
         #: Of each account, with connections of their own: an errand must not take a call's.
         self.errand_clients = {
-            name: client_of(api, key, ERRANDS_AT_ONCE) for name, key in keys.items()
+            name: client_of(api, key, ERRANDS_AT_ONCE, observe) for name, key in keys.items()
         }
-        self.by_name = {
-            name: Account(client, limits=_limits_of(config, name))
+        self.by_name: dict[str, Account] = {
+            name: before._again(name, self, client)
+            if before is not None and name in before.by_name
+            else Account(client, limits=_limits_of(config, name))
             for name, client in self._clients.items()
         }
         self._warm = api.warm
         self._interval = api.probe_interval
         self._stack = AsyncExitStack()
+
+    def _again(self, name: str, after: Accounts, client: RoundedClient) -> Account:
+        """One of our accounts, with a client of those that come after."""
+        ours, theirs = self._config, after._config
+        was, is_now = ours.accounts[name], theirs.accounts[name]
+        asks_the_same = ours.api.base_url == theirs.api.base_url
+        same_key = self._keys[name] == after._keys[name]
+        same_limits = (was.max_in_flight, was.rate) == (is_now.max_in_flight, is_now.rate)
+        account = self.by_name[name]
+        return Account(
+            client,
+            breaker=account.breaker if asks_the_same and same_key else Breaker(),
+            limits=account.limits if same_limits else _limits_of(theirs, name),
+        )
 
     async def __aenter__(self) -> Accounts:
         asyncio.get_running_loop().set_default_executor(Unwaited())  # it looks names up

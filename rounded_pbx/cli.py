@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -97,26 +96,13 @@ def _load(config: Path | None) -> tuple[Path, Config]:
     return path, load(path)
 
 
-def _secrets(path: Path, config: Config) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """The accounts' keys, and the secret headers of the routes' lookups."""
-    from .config import read_secrets
-
-    secrets = read_secrets(path, config)
-    if secrets.unknown:
-        raise ConfigError(secrets.unknown)
-    keys = {name: key.get_secret_value() for name, key in secrets.keys.items()}
-    headers = {
-        route: {name: value.get_secret_value() for name, value in values.items()}
-        for route, values in secrets.headers.items()
-    }
-    return keys, headers
-
-
 @contextlib.contextmanager
 def _saying_why() -> Iterator[None]:
     """What the system refuses is one line; a defect of ours keeps its traceback."""
     try:
         yield
+    except ConfigError:
+        raise
     except (OSError, RoundedPbxError) as error:
         err.print(f"[bold red]error[/] cannot start: {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
@@ -129,17 +115,10 @@ def serve(
 ) -> None:
     """Run the daemon that the dialplan asks, until SIGTERM."""
     from . import daemon
+    from .config import config_path
 
-    path, settings = _load(config)
-    keys, headers = _secrets(path, settings)
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for noisy in ("httpx", "httpcore", "panoramisk"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     with _saying_why():
-        asyncio.run(daemon.serve(settings, keys, headers))
+        asyncio.run(daemon.serve(config_path(config), verbose=verbose))
 
 
 @app.command()
@@ -286,11 +265,13 @@ def stage(
     config: ConfigOption = None,
 ) -> None:
     """Stage one call from the shell, as the dialplan would."""
-    path, settings = _load(config)
-    secrets = _secrets(path, settings)
+    from .config import config_path
+    from .daemon import read
+
+    settings, keys, headers = read(config_path(config))
     call = _call(did, caller, name, route_name, context, domain, account_code)
     with _saying_why():
-        answer = asyncio.run(_stage(settings, *secrets, call, _pairs(channel)))
+        answer = asyncio.run(_stage(settings, keys, headers, call, _pairs(channel)))
     if as_json:
         print_json(dict(answer))
     else:
@@ -307,25 +288,23 @@ async def _stage(
     channel: Mapping[str, str],
 ) -> tuple[tuple[str, str], ...]:
     from . import handler
-    from .accounts import Accounts
-    from .daemon import at_the_desk
+    from .generation import desk_of, generation, tickets_of
 
     class FromOptions:
         async def get_variables(self, names: Any) -> Mapping[str, str]:
             return channel
 
     accepted = asyncio.get_running_loop().time()
-    async with (
-        Accounts(settings, keys) as accounts,
-        at_the_desk(settings, accounts, headers) as desk,
-    ):
+    async with generation(settings, keys, headers, warm=False) as begun:
+        tickets = tickets_of(begun, begun.errands.dispose)
         answer = await handler.stage(
             call,
-            desk,
+            desk_of(begun, tickets),
             FromOptions(),
             accepted=accepted,
             deadline=accepted + settings.calls.deadline,
         )
+        await tickets.aclose(0.0)
     return answer.variables
 
 

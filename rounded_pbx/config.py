@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import BeforeValidator, Field, SecretStr
@@ -51,6 +51,7 @@ from .config_types import (
     matching,
 )
 from .errors import ConfigError, Problem
+from .logs import Format
 from .numbers import CallerPolicy
 from .routing import Next, Route, RouteTable, number_forms
 from .tenants import AccountTable
@@ -264,6 +265,13 @@ class FreeSwitchSection(Section):
     esl: Esl | None = None
 
 
+class Logs(Section):
+    """How the daemon logs; callers' numbers are masked unless they are asked for in full."""
+
+    format: Format = "text"
+    caller_numbers: Literal["masked", "full"] = "masked"
+
+
 class Config(Section):
     """The whole configuration; ``pbx`` is the host's name unless it says otherwise."""
 
@@ -274,6 +282,7 @@ class Config(Section):
     routes: tuple[RouteSection, ...] = ()
     prestage: Prestage = Prestage()
     pbx: Name | None = None
+    logs: Logs = Logs()
     trunk: Trunk | None = None
     asterisk: AsteriskSection = AsteriskSection()
     freeswitch: FreeSwitchSection = FreeSwitchSection()

@@ -1,4 +1,4 @@
-"""The daemon: everything that runs, started, kept and ended in one place."""
+"""The daemon: everything that runs, started, kept, read anew and ended in one place."""
 
 from __future__ import annotations
 
@@ -8,115 +8,238 @@ import gc
 import logging
 import resource
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from .accounts import ERRANDS_AT_ONCE, Accounts
-from .api import HttpLookups
+from . import logs, systemd
+from .accounts import ERRANDS_AT_ONCE
 from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
-from .config import Config, Listening
-from .config_prestage import REDIS_CONNECTIONS, Prestage
+from .config import Config, Listening, load, read_secrets
+from .config_prestage import REDIS_CONNECTIONS
 from .config_types import Address
-from .errands import Errands
-from .errors import BadNumber
-from .handler import Desk
+from .errors import BadNumber, ConfigError, RoundedPbxError
+from .generation import (
+    DRAIN_MARGIN,
+    Generation,
+    desk_of,
+    generation,
+    lookup_origins,
+    renew,
+    tickets_of,
+)
+from .handler import Desk, log_call
+from .metrics import Metrics, State
 from .numbers import to_e164
-from .prestage import Dispose, MemoryStore, Prestages, Store
+from .prestage import Prestages
 from .protocol.agi import LONGEST_ENVIRONMENT
 from .protocol.esl import LONGEST_BLOCK
+from .records import CallRecord
 from .servers.fastagi import FastAgiApplication
 from .servers.listener import Listener, Serve
 from .servers.outbound import OutboundServer
-from .stager import Stager
+from .yamlfile import Loc, YamlFile
 
 log = logging.getLogger(__name__)
 
-#: Seconds that calls in flight get to end when the daemon stops, beyond their own deadline.
-DRAIN_MARGIN = 1.0
-
-
-#: Tickets for each staging in flight: a greeting takes some times as long as a staging.
-TICKETS_EACH = 10
-
-
-@contextlib.asynccontextmanager
-async def at_the_desk(
-    config: Config,
-    accounts: Accounts,
-    headers: Mapping[str, Mapping[str, str]],
-) -> AsyncIterator[Desk]:
-    """What calls are handled with; leaving it ends what nobody waits for.
-
-    ``headers`` are the secret ones of each route's lookup.
-
-    Raises:
-        RoundedPbxError: the environment's proxy is one that we cannot use.
-    """
-    errands = Errands(
-        accounts.errand_clients,
-        pbx=config.pbx_name,
-        at_once=ERRANDS_AT_ONCE,
-        terminate=config.prestage.terminate_abandoned,
-    )
-    async with HttpLookups(
-        _lookup_origins(config), headers, trust_env=config.api.trust_env
-    ) as lookups:
-        stager = Stager(accounts.by_name, config.calls.max_in_flight, lookups, errands)
-        tickets = Prestages(
-            stager,
-            _store(config.prestage, errands.dispose),
-            limit=config.prestage.limit,
-            fresh=config.fresh,
-            most=TICKETS_EACH * config.calls.max_in_flight,
-            dispose=errands.dispose,
-        )
-        running_errands = asyncio.ensure_future(errands.run())
-        try:
-            yield Desk(
-                routes=config.route_table(),
-                policy=config.numbers.policy,
-                stager=stager,
-                default_on_failure=config.calls.default_on_failure,
-                tickets=tickets,
-                accounts=config.account_table(),
-            )
-        finally:
-            await tickets.aclose(DRAIN_MARGIN)
-            await errands.finish(DRAIN_MARGIN)
-            await _cancelled(running_errands)
-
-
-def _lookup_origins(config: Config) -> set[str]:
-    return {route.lookup.url.origin for route in config.routes if route.lookup is not None}
-
-
-def _store(prestage: Prestage, dispose: Dispose) -> Store:
-    if prestage.store == "memory":
-        return MemoryStore(dispose)
-    from .prestage_redis import store_of  # an extra
-
-    return store_of(prestage)
-
-
-async def _cancelled(task: asyncio.Future[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
 #: Open files beside sessions and what goes out over HTTP: the loop, the log, tables being read.
 OTHER_FILES = 64
+#: Generations at a time that still need their connections: the one at work, one that ends.
+GENERATIONS = 2
+#: Seconds between two status lines for systemd.
+STATUS_EVERY = 5.0
+#: What a reload cannot change: it is opened once.
+FIXED: tuple[Loc, ...] = (
+    ("asterisk", "fastagi", "listen"),
+    ("freeswitch", "outbound", "listen"),
+    *(("prestage", name) for name in ("store", "username", "secret_file", "secret_env")),
+)
+
+Secrets = Mapping[str, str]
+Headers = Mapping[str, Mapping[str, str]]
 
 
-def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of switch: its section of a configuration, and how its sessions are served."""
+
+    section: Callable[[Config], Listening]
+    server: Callable[[Callable[[], Desk]], Serve]
+    longest_line: int
+
+
+KINDS: Mapping[Switch, _Kind] = {
+    Switch.ASTERISK: _Kind(
+        lambda config: config.asterisk.fastagi,
+        lambda desk: FastAgiApplication(desk).handler,
+        LONGEST_ENVIRONMENT,
+    ),
+    Switch.FREESWITCH: _Kind(
+        lambda config: config.freeswitch.outbound,
+        lambda desk: OutboundServer(desk).handler,
+        LONGEST_BLOCK,
+    ),
+}
+
+
+class Daemon:
+    """A daemon at work; ``running`` makes one.
+
+    ``addresses`` is where it listens, ``ready`` whether it takes calls.
+    """
+
+    def __init__(self) -> None:
+        self.addresses: dict[Switch, Address] = {}
+        self.ready = False
+        self.metrics = Metrics(self.state)
+        self._desk: Desk
+        self._tickets: Prestages
+        self._listeners: dict[Switch, Listener] = {}
+        #: Those that run, and what ends each of them; the last one is at work.
+        self._generations: list[tuple[Generation, contextlib.AsyncExitStack]] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+
+    @property
+    def config(self) -> Config:
+        """The configuration that holds."""
+        return self._generations[-1][0].config
+
+    def state(self) -> State:
+        """How it is at this moment."""
+        accounts = self._generations[-1][0].accounts.by_name
+        return State(
+            ready=self.ready,
+            in_flight=sum(each.stager.in_flight for each, _ in self._generations),
+            tickets=len(self._tickets),
+            sessions={switch.value: each.sessions for switch, each in self._listeners.items()},
+            refused={switch.value: each.refused for switch, each in self._listeners.items()},
+            breakers={name: account.breaker.is_open for name, account in accounts.items()},
+        )
+
+    async def start(
+        self, config: Config, keys: Secrets, headers: Headers, sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """Take calls; ``sockets`` are those that systemd has opened already.
+
+        Raises:
+            OSError, RoundedPbxError: it cannot; it is to be closed all the same.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            first = self._generation(config, keys, headers, None)
+            begun = await stack.enter_async_context(first)
+            self._tickets = tickets_of(begun, self._dispose)
+            self._desk = desk_of(begun, self._tickets, self._told(config))
+            self._generations.append((begun, stack.pop_all()))
+        wanted = [
+            switch
+            for switch, kind in KINDS.items()
+            if kind.section(config).listen is not None or switch.value in sockets
+        ]
+        most = _most_sessions(config, len(wanted))
+        for switch in wanted:
+            kind, given = KINDS[switch], sockets.get(switch.value)
+            section = kind.section(config)
+            listener = self._listeners[switch] = Listener(
+                kind.server(lambda: self._desk), longest_line=kind.longest_line
+            )
+            _limit(listener, section, config, most)
+            address = self.addresses[switch] = await listener.start(section.listen, given)
+            log.info("listening for %s on %s; routes: %d", switch, address, len(self._desk.routes))
+            if section.listen is None:
+                log.error("%s: systemd listens, but listen is off: calls are refused", switch)
+        self.ready = True
+
+    async def reload(self, config: Config, keys: Secrets, headers: Headers) -> None:
+        """Handle the calls that come from now on by another configuration, whole.
+
+        Those that have begun end as they began.
+
+        Raises:
+            RoundedPbxError: it cannot be; nothing has changed.
+        """
+        async with self._reloading, contextlib.AsyncExitStack() as stack:
+            before = self._generations[-1][0]
+            after = self._generation(config, keys, headers, before)
+            begun = await stack.enter_async_context(after)
+            desk = desk_of(begun, self._tickets, self._told(config))
+            most = _most_sessions(config, len(self._listeners))
+            # Nothing from here on can fail or wait: it is done whole.
+            self._desk = desk
+            renew(self._tickets, begun)
+            for switch, listener in self._listeners.items():
+                _limit(listener, KINDS[switch].section(config), config, most)
+            self._generations.append((begun, stack.pop_all()))
+            retiring = asyncio.ensure_future(self._retire(before))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+        log.info("the configuration was read anew; routes: %d", len(self._desk.routes))
+
+    async def close(self) -> None:
+        """Take no more calls, let those in flight end within their deadline, then end the rest."""
+        self.ready = False
+        if not self._generations:
+            return
+        patience = self.config.calls.deadline + DRAIN_MARGIN
+        await asyncio.gather(*(each.close(patience) for each in self._listeners.values()))
+        await self._tickets.aclose(DRAIN_MARGIN)
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await asyncio.gather(*(stack.aclose() for _, stack in self._generations))
+
+    def _generation(
+        self, config: Config, keys: Secrets, headers: Headers, before: Generation | None
+    ) -> contextlib.AbstractAsyncContextManager[Generation]:
+        return generation(
+            config,
+            keys,
+            headers,
+            before=before,
+            observe=self.metrics.count_request,
+            on_drop=self.metrics.count_dropped,
+        )
+
+    async def _retire(self, old: Generation) -> None:
+        """End a generation once none of its calls can be left."""
+        await asyncio.sleep(old.patience)
+        (found,) = [each for each in self._generations if each[0] is old]
+        await found[1].aclose()
+        self._generations.remove(found)
+
+    def _told(self, config: Config) -> Callable[[CallRecord], None]:
+        full_numbers = config.logs.caller_numbers == "full"
+
+        def told(record: CallRecord) -> None:
+            log_call(record, full_numbers=full_numbers)
+            self.metrics.count_call(record)
+
+        return told
+
+    def _dispose(self, account: str, call_id: str) -> None:
+        self._generations[-1][0].errands.dispose(account, call_id)
+
+
+def _limit(listener: Listener, section: Listening, config: Config, most: int) -> None:
+    """Whom a listener serves from now on, how many and for how long."""
+    listener.deadline = config.calls.deadline
+    listener.allow = section.allow if section.listen is not None else ()
+    listener.max_connections = most
+
+
+def _most_sessions(config: Config, listeners: int) -> int:
     """Of each listener: beyond the stagings in flight, so that those too many are told LIMITED.
 
     systemd and shells give 1024 open files unless asked. A daemon that has none left accepts nobody
     for a second at a time, and its callers wait past their deadline: it must refuse them before.
     """
     sessions = 2 * config.calls.max_in_flight
-    others = accounts * (config.api.max_connections + ERRANDS_AT_ONCE) + OTHER_FILES
-    others += len(_lookup_origins(config)) * MAX_CONNECTIONS
+    others = len(config.accounts) * (config.api.max_connections + ERRANDS_AT_ONCE)
+    others += len(lookup_origins(config)) * MAX_CONNECTIONS
+    others = GENERATIONS * others + OTHER_FILES
     others += 0 if config.prestage.store == "memory" else REDIS_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = listeners * sessions + others
@@ -132,77 +255,137 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
 @contextlib.asynccontextmanager
 async def running(
     config: Config,
-    keys: Mapping[str, str],
-    headers: Mapping[str, Mapping[str, str]] | None = None,
-) -> AsyncIterator[dict[Switch, Address]]:
-    """The daemon at work; yields where it listens. Leaving it lets the calls in flight end.
+    keys: Secrets,
+    headers: Headers | None = None,
+    sockets: Mapping[str, socket.socket] | None = None,
+) -> AsyncIterator[Daemon]:
+    """The daemon at work. Leaving it lets the calls in flight end.
 
-    ``headers`` are the secret ones of each route's lookup.
+    ``headers`` are the secret ones of each route's lookup, ``sockets`` those of systemd.
     """
     # phonenumbers reads its tables when they are first asked: now, and not during a call.
     with contextlib.suppress(BadNumber):
         to_e164("0123456789", config.numbers.country)
-    async with (
-        Accounts(config, keys) as accounts,
-        at_the_desk(config, accounts, headers or {}) as desk,
-        _listening(config, len(keys), lambda: desk) as addresses,
-    ):
-        warming = asyncio.ensure_future(accounts.keep_warm())
-        for switch, address in addresses.items():
-            log.info("listening for %s on %s; routes: %d", switch, address, len(desk.routes))
-        try:
-            yield addresses
-        finally:
-            await _cancelled(warming)
-
-
-@contextlib.asynccontextmanager
-async def _listening(
-    config: Config, accounts: int, desk: Callable[[], Desk]
-) -> AsyncIterator[dict[Switch, Address]]:
-    """The listeners; leaving it lets their sessions end."""
-    agi, esl = config.asterisk.fastagi, config.freeswitch.outbound
-    wanted: list[tuple[Switch, Listening, Serve, int]] = [
-        (Switch.ASTERISK, agi, FastAgiApplication(desk).handler, LONGEST_ENVIRONMENT),
-        (Switch.FREESWITCH, esl, OutboundServer(desk).handler, LONGEST_BLOCK),
-    ]
-    wanted = [each for each in wanted if each[1].listen is not None]
-    most = _most_sessions(config, accounts, len(wanted))
-    addresses, listeners = {}, []
+    daemon = Daemon()
     try:
-        for switch, section, serve, longest in wanted:
-            assert section.listen is not None  # noqa: S101 - for the type checker
-            listener = Listener(
-                serve,
-                deadline=config.calls.deadline,
-                allow=section.allow,
-                max_connections=most,
-                longest_line=longest,
-            )
-            addresses[switch] = await listener.start(section.listen)
-            listeners.append(listener)
-        yield addresses
+        await daemon.start(config, keys, headers or {}, sockets or {})
+        yield daemon
     finally:
-        patience = config.calls.deadline + DRAIN_MARGIN
-        await asyncio.gather(*(listener.close(patience) for listener in listeners))
+        await daemon.close()
 
 
-async def until_stopped() -> None:
-    """Wait for SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+def read(path: Path) -> tuple[Config, dict[str, str], dict[str, dict[str, str]]]:
+    """A configuration, the accounts' keys, and the secret headers of the routes' lookups.
+
+    Raises:
+        ConfigError: with every mistake that it has.
+    """
+    config = load(path)
+    secrets = read_secrets(path, config)
+    if secrets.unknown:
+        raise ConfigError(secrets.unknown)
+    keys = {name: key.get_secret_value() for name, key in secrets.keys.items()}
+    headers = {
+        route: {name: value.get_secret_value() for name, value in values.items()}
+        for route, values in secrets.headers.items()
+    }
+    return config, keys, headers
 
 
-async def serve(
-    config: Config, keys: Mapping[str, str], headers: Mapping[str, Mapping[str, str]]
-) -> None:
-    """Run until SIGTERM or SIGINT."""
-    async with running(config, keys, headers):
+async def reload(daemon: Daemon, path: Path) -> bool:
+    """Read the configuration again, whole or not at all; the log says why not."""
+    was = daemon.config
+    try:
+        config, keys, headers = await asyncio.to_thread(read, path)
+        file = YamlFile(path)
+        changed = [loc for loc in FIXED if _at(config, loc) != _at(was, loc)]
+        if changed:
+            why = "has changed, which a reload cannot do; restart the daemon"
+            raise ConfigError(
+                [file.problem(loc, f"{'.'.join(map(str, loc))} {why}") for loc in changed]
+            )
+        await daemon.reload(config, keys, headers)
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("%s:%d: %s", problem.file, problem.line, problem.text)
+        log.error("the configuration was NOT read anew: the one from before holds")
+    except RoundedPbxError as error:
+        log.error("the configuration was NOT read anew: %s", error)
+    except Exception:
+        log.exception("a defect of rounded_pbx in a reload; the configuration from before holds")
+    else:
+        return True
+    return False
+
+
+def _at(config: Config, loc: Loc) -> object:
+    value: object = config
+    for name in loc:
+        value = getattr(value, str(name))
+    return value
+
+
+async def serve(path: Path, *, verbose: bool = False) -> None:
+    """Run until SIGTERM or SIGINT; SIGHUP reads the configuration at ``path`` again.
+
+    Raises:
+        OSError, RoundedPbxError: it cannot start.
+    """
+    config, keys, headers = read(path)
+    logs.configure(config.logs.format, verbose=verbose)
+    hup = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hup.set)
+    async with running(config, keys, headers, systemd.take_sockets()) as daemon:
         # What is loaded now stays: a full collection would walk it for 8 ms, in somebody's call.
         gc.collect()
         gc.freeze()
-        await until_stopped()
-        log.info("stopping: no new calls; those in flight end within their deadline")
+        chores = [
+            asyncio.ensure_future(_reloads(daemon, path, hup, verbose=verbose)),
+            asyncio.ensure_future(_signs_of_life(daemon)),
+        ]
+        systemd.notify("READY=1", _status(daemon))
+        try:
+            await until_stopped()
+        finally:
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
+            systemd.notify("STOPPING=1")
+            log.info("stopping: no new calls; those in flight end within their deadline")
+
+
+async def until_stopped() -> None:
+    """Wait for SIGTERM or SIGINT; the next one ends the process at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await stop.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _reloads(daemon: Daemon, path: Path, hup: asyncio.Event, *, verbose: bool) -> None:
+    """Read the configuration again whenever it is wanted; twice at a time is once."""
+    while True:
+        await hup.wait()
+        hup.clear()
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        worked = await reload(daemon, path)
+        daemon.metrics.count_reload(worked=worked)
+        logs.configure(daemon.config.logs.format, verbose=verbose)
+        systemd.notify("READY=1", _status(daemon))
+
+
+async def _signs_of_life(daemon: Daemon) -> None:
+    """Show systemd's watchdog that the loop runs: a frozen daemon is ended, and its calls go on."""
+    limit = systemd.watchdog_seconds()
+    while True:
+        await asyncio.sleep(min(STATUS_EVERY, limit / 3 if limit else STATUS_EVERY))
+        systemd.notify("WATCHDOG=1", _status(daemon))
+
+
+def _status(daemon: Daemon) -> str:
+    where = ", ".join(f"{switch} on {address}" for switch, address in daemon.addresses.items())
+    return f"STATUS={sum(daemon.state().sessions.values())} calls in hand; {where}"

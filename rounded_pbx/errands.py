@@ -49,12 +49,20 @@ class Errands:
         pbx: the name of this PBX, for the calls' metadata.
         at_once: errands of an account that are done at the same time, a connection each.
         terminate: whether calls that nobody will dial are ended.
+        on_drop: told of each that is dropped, with its account.
     """
 
     def __init__(
-        self, clients: Mapping[str, ErrandApi], *, pbx: str, at_once: int, terminate: bool
+        self,
+        clients: Mapping[str, ErrandApi],
+        *,
+        pbx: str,
+        at_once: int,
+        terminate: bool,
+        on_drop: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.dropped = 0
+        self._on_drop = on_drop
         self._clients = clients
         self._pbx = pbx
         self._at_once = at_once
@@ -128,6 +136,7 @@ class Errands:
 
     def _drop(self, account: str, why: str) -> None:
         self.dropped += 1
+        self._on_drop(account)
         now = asyncio.get_running_loop().time()
         if now >= self._told_at + TOLD_EVERY:
             self._told_at = now

@@ -133,7 +133,7 @@ class Prestages:
     """The tickets of a daemon.
 
     Args:
-        stager: stages them; a configuration that is read anew puts another one here.
+        stager: stages them.
         store: where results wait.
         limit: seconds that a staging may take in the background.
         fresh: seconds from its beginning in which a staged call can be collected.
@@ -151,15 +151,17 @@ class Prestages:
         most: int,
         dispose: Dispose,
     ) -> None:
-        self.stager = stager
+        self.renew(stager, limit=limit, fresh=fresh, most=most)
         self._store = store
-        self._limit = min(limit, fresh)
-        self._fresh = fresh
-        self._most = most
         self._dispose = dispose
         self._flights: dict[str, _Flight] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._closing = False
+
+    def renew(self, stager: Stager, *, limit: float, fresh: float, most: int) -> None:
+        """Stage by another configuration from now on; what was begun goes on as it began."""
+        self.stager = stager
+        self._limit, self._fresh, self._most = min(limit, fresh), fresh, most
 
     def __len__(self) -> int:
         """How many tickets there are: stagings under way, and results that wait."""

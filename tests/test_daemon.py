@@ -40,8 +40,8 @@ async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
             asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
             freeswitch=FreeSwitchSection(outbound=Outbound.model_validate({"listen": "off"})),
         )
-        async with daemon.running(settings, {"default": KEY}) as addresses:
-            address = addresses[Switch.ASTERISK]
+        async with daemon.running(settings, {"default": KEY}) as running:
+            address = running.addresses[Switch.ASTERISK]
             reader, writer = await asyncio.open_connection(address.host, address.port)
             asterisk = Asterisk(reader, writer)
             asterisk.write(environment())
@@ -66,8 +66,8 @@ async def test_each_tenants_calls_are_staged_with_its_own_key_and_limits() -> No
         )
         keys = {"default": "wrong", "acme": KEY}
         told = []
-        async with daemon.running(settings, keys) as addresses:
-            address = addresses[Switch.ASTERISK]
+        async with daemon.running(settings, keys) as running:
+            address = running.addresses[Switch.ASTERISK]
             for code in ("4711", "", "", "4711"):
                 reader, writer = await asyncio.open_connection(address.host, address.port)
                 asterisk = Asterisk(reader, writer)
@@ -108,8 +108,8 @@ async def test_a_daemon_looks_a_caller_up_and_a_rehearsal_of_it_does_not() -> No
             return (await asterisk.variables())["ROUNDED_STATUS"]
 
         secrets = {"a": {"Authorization": "Bearer x"}}
-        async with daemon.running(settings, {"default": KEY}, secrets) as addresses:
-            assert await called(addresses[Switch.ASTERISK]) == "STAGED"
+        async with daemon.running(settings, {"default": KEY}, secrets) as running:
+            assert await called(running.addresses[Switch.ASTERISK]) == "STAGED"
         (call,) = api.calls.newest(9)
         assert call.request["dynamic_variables_values"] == {"first_name": "Jean"}
         assert crm.requests[0].startswith(b"GET /%2B33700000001 HTTP/1.1\r\n")
@@ -126,9 +126,9 @@ INFINITY = resource.RLIM_INFINITY
     [
         (INFINITY, INFINITY, 4000, None),
         (65536, 65536, 4000, None),
-        (1024, INFINITY, 4000, 4480),
-        (1024, 524288, 4000, 4480),
-        (1024, 4096, 3616, 4096),
+        (1024, INFINITY, 4000, 4896),
+        (1024, 524288, 4000, 4896),
+        (1024, 4096, 3200, 4096),
         (256, 256, 1, 256),
     ],
 )
@@ -149,7 +149,7 @@ def test_there_are_never_more_sessions_than_open_files_allow(
         accounts=accounts, api=Api(max_connections=200), calls=Calls(max_in_flight=2000)
     )
     with caplog.at_level(logging.WARNING):
-        assert daemon._most_sessions(config, 2, 1) == sessions
+        assert daemon._most_sessions(config, 1) == sessions
     assert asked == ([] if asked_for is None else [(asked_for, hard)])
     assert bool(caplog.records) is (sessions < 4000)
 
@@ -170,11 +170,11 @@ def test_lookups_have_open_files_of_their_own_for_each_origin(
         for index, url in enumerate(urls)
     )
     config = Config(accounts={"a": Account(key_env="A")}, routes=routes)
-    assert daemon._most_sessions(config, 1, 1) == 4096 - 208 - daemon.OTHER_FILES - 2 * 50
+    assert daemon._most_sessions(config, 1) == 4096 - 2 * (208 + 2 * 50) - daemon.OTHER_FILES
 
 
 def test_redis_has_open_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
     shared = Prestage(store="redis://127.0.0.1")
     config = Config(accounts={"a": Account(key_env="A")}, prestage=shared)
-    assert daemon._most_sessions(config, 1, 1) == 4096 - 208 - daemon.OTHER_FILES - 64
+    assert daemon._most_sessions(config, 1) == 4096 - 2 * 208 - daemon.OTHER_FILES - 64

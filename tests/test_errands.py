@@ -283,8 +283,8 @@ async def test_a_call_is_found_on_the_platform_by_what_the_switch_calls_it() -> 
         "sip_call_id": "a@b",
     }
     async with sandbox(staging_time=0.0) as api:
-        async with daemon.running(settings(api.url), {"default": KEY}) as addresses:
-            address = addresses[Switch.ASTERISK]
+        async with daemon.running(settings(api.url), {"default": KEY}) as running:
+            address = running.addresses[Switch.ASTERISK]
             staged = await ask(address, f"stage?did=%2B33612345678&{known}")
             assert staged["ROUNDED_STATUS"] == "STAGED"
             begun = await ask(address, f"prestage?did=%2B33612345678&{known}")
@@ -301,8 +301,8 @@ async def test_a_call_is_found_on_the_platform_by_what_the_switch_calls_it() -> 
 async def test_a_caller_who_leaves_ends_the_call_where_that_is_wanted(terminate: bool) -> None:
     async with sandbox(staging_time=0.0) as api:
         wanted = settings(api.url, terminate_abandoned=terminate)
-        async with daemon.running(wanted, {"default": KEY}) as addresses:
-            address = addresses[Switch.ASTERISK]
+        async with daemon.running(wanted, {"default": KEY}) as running:
+            address = running.addresses[Switch.ASTERISK]
             ticket = (await ask(address, "prestage?did=%2B33612345678"))["ROUNDED_TICKET"]
             await eventually(lambda: api.count("PATCH"))
             assert await ask(address, f"abandon?ticket={uuid.uuid4()}") == {}
@@ -315,8 +315,8 @@ async def test_a_caller_who_leaves_ends_the_call_where_that_is_wanted(terminate:
 async def test_what_waits_when_a_daemon_stops_is_ended_where_that_is_wanted() -> None:
     async with sandbox(staging_time=0.0) as api:
         wanted = settings(api.url, terminate_abandoned=True)
-        async with daemon.running(wanted, {"default": KEY}) as addresses:
-            await ask(addresses[Switch.ASTERISK], "prestage?did=%2B33612345678")
+        async with daemon.running(wanted, {"default": KEY}) as running:
+            await ask(running.addresses[Switch.ASTERISK], "prestage?did=%2B33612345678")
             await eventually(lambda: api.count("PATCH"))
         (call,) = api.calls.newest(9)
         assert call.ended is not None
@@ -333,10 +333,10 @@ async def test_a_patch_that_hangs_holds_up_no_call(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(CountingSandbox, "__call__", held)
     clock = asyncio.get_running_loop().time
     async with sandbox(staging_time=0.0) as api:
-        async with daemon.running(settings(api.url), {"default": KEY}) as addresses:
+        async with daemon.running(settings(api.url), {"default": KEY}) as running:
             for _ in range(3):
                 begun = clock()
-                told = await ask(addresses[Switch.ASTERISK], "stage?did=%2B33612345678")
+                told = await ask(running.addresses[Switch.ASTERISK], "stage?did=%2B33612345678")
                 assert told["ROUNDED_STATUS"] == "STAGED"
                 assert clock() - begun < 0.5
         assert all(metadata(api))  # the daemon has waited for them before it ended

@@ -1,7 +1,7 @@
 """The Rounded API, and the lookups: the one place that knows httpx."""
 
-from .client import RoundedClient
+from .client import Observe, RoundedClient, nobody
 from .lookup import HttpLookups
 from .transport import KeepAliveTransport
 
-__all__ = ["HttpLookups", "KeepAliveTransport", "RoundedClient"]
+__all__ = ["HttpLookups", "KeepAliveTransport", "Observe", "RoundedClient", "nobody"]

@@ -11,7 +11,7 @@ import json
 import re
 import ssl
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from time import time
 from types import TracebackType
@@ -42,6 +42,16 @@ LONGEST_LIST = 16 * 1024 * 1024
 _LONGEST_MESSAGE = 300
 
 
+_CALL_ID = re.compile(r"(?<=^/v1/calls/)[0-9a-f-]{36}", re.IGNORECASE)
+
+#: Told of a request: its endpoint, its status, its seconds.
+Observe = Callable[[str, str, float], None]
+
+
+def nobody(endpoint: str, status: str, seconds: float) -> None:
+    """Is told, and keeps it to itself."""
+
+
 class RoundedClient:
     """A client of one account.
 
@@ -51,6 +61,8 @@ class RoundedClient:
         ca_file: certificates to trust instead of the usual ones.
         max_connections: open at any time, at most; further requests wait their turn.
         trust_env: let the environment's proxy settings in.
+        observe: told of each request: its endpoint (``GET /v1/calls/{call_id}``), the status of its
+            answer or what there was instead of one, and the seconds that it took.
         transport: any httpx transport, for tests.
     """
 
@@ -62,8 +74,10 @@ class RoundedClient:
         ca_file: str | None = None,
         max_connections: int = 200,
         trust_env: bool = False,
+        observe: Observe = nobody,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._observe = observe
         if not re.fullmatch("[!-~]+", key):  # h11 would repeat it in an error of its own
             raise ValueError("the API key is not one word of visible ASCII")
         self._base_url = base_url.rstrip("/")
@@ -230,7 +244,7 @@ class RoundedClient:
             extensions={CONNECTION: connection},
         )
         clock = asyncio.get_running_loop().time
-        asked = clock()
+        asked, status = clock(), "cancelled"
         try:
             response = await self._send(request)
             self.date = response.headers.get("date", "")
@@ -238,15 +252,20 @@ class RoundedClient:
                 raw = await _read(response, longest)
             finally:
                 await response.aclose()
+            status = str(response.status_code)
         except asyncio.CancelledError:
             sent = request.extensions.get(SENT, clock())
             if sent - asked > clock() - sent:  # the time went by in our queue
                 raise asyncio.CancelledError(OUR_QUEUE) from None
             raise
         except httpx.ConnectError as error:
+            status = "unreachable"
             raise ApiUnreachable(self._network(error), safe_to_retry=True) from None
         except httpx.HTTPError as error:
+            status = "broken"
             raise ApiUnreachable(self._network(error)) from None
+        finally:
+            self._observe(f"{method} {_CALL_ID.sub('{call_id}', path)}", status, clock() - asked)
         if not parse and response.is_success and raw.startswith(b"{"):
             return {}
         return self._check(response, raw)

@@ -54,10 +54,10 @@ async def run(console: Console, binaries: Mapping[Kind, Path | None]) -> bool:
     try:
         async with (
             serving(sandbox, Address("127.0.0.1", 0)) as url,
-            running(_config(url), {"default": KEY}) as addresses,
+            running(_config(url), {"default": KEY}) as daemon,
         ):
             for kind, binary in binaries.items():
-                async with _switch(console, stage, kind, binary, addresses[kind]) as switch:
+                async with _switch(console, stage, kind, binary, daemon.addresses[kind]) as switch:
                     verdicts += await _play(stage, sandbox, kind, switch)
     finally:
         log.removeHandler(stage)

@@ -123,8 +123,8 @@ async def rehearsal(config: Config) -> AsyncIterator[Rehearsal]:
                 ),
             }
         )
-        async with daemon.running(mine, dict.fromkeys(config.accounts, _KEY)) as addresses:
-            heard = Rehearsal(sandbox, addresses)
+        async with daemon.running(mine, dict.fromkeys(config.accounts, _KEY)) as running:
+            heard = Rehearsal(sandbox, running.addresses)
             log = logging.getLogger("rounded_pbx")
             kept = (log.level, log.propagate)
             log.setLevel(logging.INFO)

@@ -24,6 +24,7 @@ from panoramisk.fast_agi import Application, Request
 from ..call import Switch
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import ABANDON, ACTIONS, Action, Answer, Desk, abandon, not_understood
+from ..logs import CALL
 from ..protocol import agi
 from .listener import REPLY_TIME, defect, warn_of_ignored
 from .presence import Presence
@@ -214,6 +215,7 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
             environment, refused = agi.Environment({}), str(error)
         except Exception:
             environment, refused = agi.Environment({}), defect()
+        CALL.set(environment["agi_uniqueid"])
         session = Session(self, environment, reader, writer)
         try:
             if refused:

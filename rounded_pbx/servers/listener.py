@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from ..call import mask_numbers
 from ..config_types import Address, Network
@@ -17,6 +20,13 @@ log = logging.getLogger(__name__)
 #: Seconds of a session's deadline that are kept for the replies.
 REPLY_TIME = 0.1
 
+#: Passes of the loop from accept() to a session's first step, and some more.
+PASSES = 8
+#: Connections that wait to be accepted.
+BACKLOG = 1024
+#: Where tcpi_last_data_recv, in milliseconds, stands in a tcp_info.
+LAST_DATA_RECEIVED = 52
+
 #: One session: the reader, the writer, and the loop's times of its accept and of its deadline.
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, float, float], Awaitable[None]]
 
@@ -24,11 +34,13 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, float, float], Awa
 class Listener:
     """A TCP listener whose sessions cannot harm one another.
 
+    These may be changed, and hold for the connections that come then: ``deadline``, the seconds
+    from the moment when a switch connects to the end of its session; ``allow``, the networks that
+    may connect; ``max_connections``, beyond which a connection is closed at once. ``refused``
+    counts those that were closed at once.
+
     Args:
         serve: one session; what it raises ends that session only.
-        deadline: seconds from accept to the end of a session.
-        allow: the networks that may connect; anything else is closed at once.
-        max_connections: beyond them, a connection is closed at once.
         longest_line: bytes that a session reads ahead.
     """
 
@@ -36,15 +48,16 @@ class Listener:
         self,
         serve: Serve,
         *,
-        deadline: float,
-        allow: Sequence[Network],
-        max_connections: int,
         longest_line: int,
+        deadline: float = 0.0,
+        allow: Sequence[Network] = (),
+        max_connections: int = 0,
     ) -> None:
         self._serve = serve
-        self._deadline = deadline
-        self._allow = tuple(allow)
-        self._max_connections = max_connections
+        self.deadline = deadline
+        self.allow = tuple(allow)
+        self.max_connections = max_connections
+        self.refused = 0
         self._longest_line = longest_line
         self._sessions: set[asyncio.Task[object]] = set()
         self._server: asyncio.Server | None = None
@@ -54,16 +67,26 @@ class Listener:
         """How many sessions there are."""
         return len(self._sessions)
 
-    async def start(self, listen: Address) -> Address:
-        """Listen; returns the address that was bound, with its port where 0 was asked for."""
-        self._server = await asyncio.start_server(
-            self._accept, listen.host, listen.port, limit=self._longest_line, backlog=1024
-        )
+    async def start(self, listen: Address | None, given: socket.socket | None = None) -> Address:
+        """Listen, on a socket that listens already where one is ``given``; returns its address."""
+        if given is not None:
+            where: dict[str, Any] = {"sock": given}
+        else:
+            assert listen is not None  # noqa: S101 - for the type checker
+            where = {"host": listen.host, "port": listen.port, "backlog": BACKLOG}
+        self._server = await asyncio.start_server(self._accept, limit=self._longest_line, **where)
         return Address(*self._server.sockets[0].getsockname()[:2])
 
     async def close(self, patience: float) -> None:
         """Stop accepting, give the sessions ``patience`` seconds to end, then cancel them."""
         if self._server is not None:
+            loop = asyncio.get_running_loop()
+            for listening in self._server.sockets:
+                loop.remove_reader(listening.fileno())
+            # What was accepted already becomes a session first: Server.close() would drop it, by an
+            # assertion in Server._attach() (asyncio/base_events.py).
+            for _ in range(PASSES):
+                await asyncio.sleep(0)
             self._server.close()
         if self._sessions:
             _, late = await asyncio.wait(self._sessions, timeout=patience)
@@ -72,11 +95,13 @@ class Listener:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted = asyncio.get_running_loop().time()
-        deadline = accepted + self._deadline
+        waited = _waited(writer.get_extra_info("socket"))
+        accepted = asyncio.get_running_loop().time() - waited
+        deadline = accepted + self.deadline
         task = asyncio.current_task()
         peer = writer.get_extra_info("peername")
         if task is None or not self._admits(peer):
+            self.refused += 1
             writer.transport.abort()
             return
         self._sessions.add(task)
@@ -87,7 +112,7 @@ class Listener:
         except asyncio.CancelledError:  # by close(); this is the task's outermost frame
             log.warning("%s: cut off, the daemon stops", peer)
         except TimeoutError:
-            log.warning("%s: the session was not over after %s s", peer, self._deadline)
+            log.warning("%s: the session was not over after %s s", peer, self.deadline)
         except (SwitchError, OSError) as error:
             log.info("%s: %s", peer, error)
         except Exception:
@@ -100,13 +125,29 @@ class Listener:
     def _admits(self, peer: tuple[str, int] | None) -> bool:
         if peer is None:  # it has gone already
             return False
-        if not is_allowed(peer[0], self._allow):
+        if not is_allowed(peer[0], self.allow):
             log.warning("%s: refused: not in allow", peer[0])
             return False
-        if len(self._sessions) >= self._max_connections:
+        if len(self._sessions) >= self.max_connections:
             log.warning("%s: refused: %d connections already", peer[0], len(self._sessions))
             return False
         return True
+
+
+def _waited(connection: socket.socket) -> float:
+    """Seconds that a connection lay in the backlog, as while the daemon was being restarted.
+
+    The kernel says how long ago it last heard of the peer, which a switch that waits for us has
+    told all that it had to tell (tcp_info, linux/tcp.h); elsewhere we do not know, and say 0.
+    """
+    if not hasattr(socket, "TCP_INFO"):
+        return 0.0
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED + 4)
+    except OSError:  # it has gone already
+        return 0.0
+    (milliseconds,) = struct.unpack_from("=I", info, LAST_DATA_RECEIVED)
+    return float(milliseconds) / 1000
 
 
 def is_allowed(host: str, networks: Sequence[Network]) -> bool:

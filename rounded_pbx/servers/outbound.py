@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from ..call import Switch, mask_numbers
 from ..errors import CommandFailed, Hangup, ProtocolError, SwitchError
 from ..handler import ABANDON, ACTIONS, Answer, Desk, abandon, not_understood
+from ..logs import CALL
 from ..protocol import esl
 from .listener import REPLY_TIME, defect, warn_of_ignored
 from .presence import Presence
@@ -141,6 +142,7 @@ class OutboundServer:
                 await reading
                 return
             channel = esl.Channel.parse(described)
+            CALL.set(channel.id)
             parking = asyncio.get_running_loop().call_later(SOON, session.park)
             try:
                 answer = await self._answer(session, channel, accepted, deadline - REPLY_TIME)

@@ -122,7 +122,7 @@ class Daemon:
 
     def outcomes(self) -> list[str]:
         """The outcomes in the log, one a call."""
-        return re.findall(r"rounded_pbx\.handler: ([A-Z_]+) did=", self.log)
+        return re.findall(r"rounded_pbx\.handler[^:]*: ([A-Z_]+) did=", self.log)
 
     def start(self) -> None:
         with (self.directory / "daemon.log").open("ab") as log:
