@@ -22,6 +22,7 @@ from rounded_pbx import daemon
 from rounded_pbx.call import Switch
 from rounded_pbx.cli import app
 from rounded_pbx.config import DEFAULT_PATH, Config
+from rounded_pbx.generation import DRAIN_MARGIN
 from rounded_pbx.units import reach
 from rounded_pbx.units.rendering import MARK, SERVICE, render
 
@@ -155,7 +156,7 @@ def test_the_documents_name_the_credential_and_its_file_as_the_unit_does(documen
 def test_calls_in_flight_can_end_before_a_daemon_that_is_stopped_is_killed(deadline: float) -> None:
     service = units({"calls": {"deadline": deadline}})[SERVICE]
     # The sessions, then the tickets, then the errands: each has its own margin.
-    assert int(one(service, "Service.TimeoutStopSec")) > deadline + 3 * daemon.DRAIN_MARGIN
+    assert int(one(service, "Service.TimeoutStopSec")) > deadline + 3 * DRAIN_MARGIN
 
 
 def test_the_open_files_are_enough_for_the_sessions(
@@ -164,7 +165,7 @@ def test_the_open_files_are_enough_for_the_sessions(
     limit = int(one(units()[SERVICE], "Service.LimitNOFILE"))
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     config = Config.model_validate(CREDENTIAL)
-    assert daemon._most_sessions(config, 16, 2) == 2 * config.calls.max_in_flight
+    assert daemon._most_sessions(config, 2) == 2 * config.calls.max_in_flight
     assert caplog.text == ""
 
 
