@@ -89,12 +89,17 @@ def test_the_project_has_its_papers(name: str) -> None:
     assert (ROOT / name).is_file()
 
 
-def test_every_document_that_a_document_names_is_there() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        text = document.read_text()
-        for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", text):
-            if target and "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def links(document: Path) -> list[tuple[str, str]]:
+    """What a document links to within the repository: the file, and the heading, or empty."""
+    prose = re.sub(r"(?ms)^```.*?^```$|`[^`\n]*`", "", document.read_text())
+    return [
+        (target, anchor)
+        for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", prose)
+        if "://" not in target
+    ]
 
 
 def slug(heading: str) -> str:
@@ -102,9 +107,25 @@ def slug(heading: str) -> str:
     return re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-")
 
 
-def test_every_heading_that_a_document_names_is_there() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
-            other = document.parent / target if target else document
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_links_to_is_there(document: Path) -> None:
+    for target, anchor in links(document):
+        other = document.parent / target if target else document
+        assert other.exists(), f"{document.name}: {target}"
+        if anchor:
             headings = re.findall(r"(?m)^#+ (.*)$", other.read_text())
             assert anchor in map(slug, headings), f"{document.name}: {target}#{anchor}"
+
+
+def test_the_links_are_found() -> None:
+    assert ("docs/install.md", "what-your-callers-notice") in links(ROOT / "README.md")
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    seen, left = set[Path](), [ROOT / "README.md"]
+    while left:
+        document = left.pop()
+        seen.add(document)
+        linked = {(document.parent / target).resolve() for target, _ in links(document) if target}
+        left += [path for path in linked if path.suffix == ".md" and path not in seen]
+    assert set(DOCUMENTS) <= seen

@@ -144,11 +144,12 @@ def test_systemd_hands_over_each_credential_of_the_configuration_and_nothing_els
     assert "LoadCredential" not in none
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/configuration.md"])
+@pytest.mark.parametrize("document", ["docs/configuration.md", "dialplan_examples/config.yml"])
 def test_the_documents_name_the_credential_and_its_file_as_the_unit_does(document: str) -> None:
     text = (ROOT / document).read_text()
     assert "credential: api_key" in text
     assert "/etc/rounded_pbx/api_key" in text
+    assert "/etc/rounded_pbx/api_key" in (ROOT / "README.md").read_text()
     assert one(units()[SERVICE], "Service.LoadCredential") == "api_key:/etc/rounded_pbx/api_key"
 
 
