@@ -4,7 +4,8 @@
 writes that port and its certificate into DIRECTORY, and lets every byte take half a round trip each
 way; a new connection waits two, as the handshakes of TCP and TLS would. A call is ``staged``
 STAGING_MS after the POST has come. It does as little as it can, so that what is measured is whoever
-calls it.
+calls it. A file ``fault`` in DIRECTORY makes it fail while it is there: ``503`` answers that,
+``hang`` answers nothing, ``reset`` closes the connection.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ class Stub(asyncio.Protocol):
         delay: seconds that a byte takes each way.
         staging: seconds until a call is staged.
         staged_at: when each call is, for all connections.
+        faults: what goes wrong now, or nothing, for all connections.
     """
 
-    def __init__(self, delay: float, staging: float, staged_at: dict[str, float]) -> None:
+    def __init__(
+        self, delay: float, staging: float, staged_at: dict[str, float], faults: list[str]
+    ) -> None:
         self.delay = delay
         self.staging = staging
         self.staged_at = staged_at
+        self.faults = faults
         self.buffer = b""
         self.ready_at = 0.0
 
@@ -44,6 +49,11 @@ class Stub(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
+        fault = self.faults[0]
+        if fault == "reset":
+            self.transport.abort()
+        if fault in ("reset", "hang"):
+            return
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end].lower()
             length = 0
@@ -60,11 +70,14 @@ class Stub(asyncio.Protocol):
                 self.transport.write(answer)
 
     def answer(self, head: bytes) -> bytes:
-        if head.startswith(b"post /v1/calls/stage"):
+        if self.faults[0] == "503":
+            data: object = None
+            status = "503 Service Unavailable"
+        elif head.startswith(b"post /v1/calls/stage"):
             call_id = str(uuid.uuid4())
             if self.staging:
                 self.staged_at[call_id] = self.loop.time() + self.staging
-            data: object = {"call_id": call_id}
+            data = {"call_id": call_id}
             status = "201 Created"
         elif head.startswith(b"get /v1/calls/"):
             call_id = head[14:50].decode()
@@ -87,11 +100,15 @@ async def main(directory: Path, delay: float, staging: float) -> None:
     certificate.configure_cert(context)
     loop = asyncio.get_running_loop()
     staged_at: dict[str, float] = {}
+    faults = [""]
     server = await loop.create_server(
-        lambda: Stub(delay, staging, staged_at), "127.0.0.1", 0, ssl=context, backlog=4096
+        lambda: Stub(delay, staging, staged_at, faults), "127.0.0.1", 0, ssl=context, backlog=4096
     )
     (directory / "port").write_text(str(server.sockets[0].getsockname()[1]))
-    await asyncio.Event().wait()
+    fault = directory / "fault"
+    while True:
+        faults[0] = fault.read_text().strip() if fault.exists() else ""
+        await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":
