@@ -33,7 +33,7 @@ def needed(program: Path) -> list[Path]:
 
 
 def out_of_reach(path: Path) -> str | None:
-    """Why the service could not read a file that is there; None where it can."""
+    """Why the service could not read a file; None where it can."""
     if not _PLAIN.fullmatch(str(path)):
         return "its path holds more than A-Z a-z 0-9 _ . , + @ / -"
     real = Path(os.path.realpath(path))
@@ -42,7 +42,10 @@ def out_of_reach(path: Path) -> str | None:
             if each.is_relative_to(hidden):
                 return f"a service sees nothing below {hidden}"
     for each in (real, *real.parents, *path.parents):
-        wanted = stat.S_IROTH if each == real else stat.S_IXOTH
-        if not each.stat().st_mode & wanted:
-            return f"{each} is closed to others: its mode is {stat.S_IMODE(each.stat().st_mode):o}"
+        try:
+            mode = stat.S_IMODE(each.stat().st_mode)
+        except OSError as error:
+            return str(error.strerror)
+        if not mode & (stat.S_IROTH if each == real else stat.S_IXOTH):
+            return f"{each} is closed to others: its mode is {mode:o}"
     return None
