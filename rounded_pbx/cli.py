@@ -626,7 +626,7 @@ def demo(
 
 
 async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
-    from .daemon import until_stopped
+    from .daemon import stop_signals
     from .sandbox import Call, Sandbox, serving
 
     def show(method: str, path: str, status: int, call: Call | None) -> None:
@@ -636,7 +636,7 @@ async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
 
     async with serving(Sandbox(key, behaviour, on_answer=show), address) as url:
         out.print(f"The sandbox of the Rounded API is at [bold]{url}[/], its key is {key!r}.")
-        await until_stopped()
+        await stop_signals().wait()
 
 
 def _call(

@@ -333,7 +333,7 @@ async def serve(path: Path, *, verbose: bool = False) -> None:
     """
     config, keys, headers = read(path)
     logs.configure(config.logs.format, verbose=verbose)
-    hup = asyncio.Event()
+    stop, hup = stop_signals(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hup.set)
     async with running(config, keys, headers, systemd.take_sockets()) as daemon:
         # What is loaded now stays: a full collection would walk it for 8 ms, in somebody's call.
@@ -345,7 +345,7 @@ async def serve(path: Path, *, verbose: bool = False) -> None:
         ]
         systemd.notify("READY=1", _status(daemon))
         try:
-            await until_stopped()
+            await stop.wait()
         finally:
             for chore in chores:
                 chore.cancel()
@@ -354,16 +354,19 @@ async def serve(path: Path, *, verbose: bool = False) -> None:
             log.info("stopping: no new calls; those in flight end within their deadline")
 
 
-async def until_stopped() -> None:
-    """Wait for SIGTERM or SIGINT; the next one ends the process at once."""
+def stop_signals() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT from now on; the next one ends the process at once."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        await stop.wait()
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def told() -> None:
+        stop.set()
+        for number in numbers:
             loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, told)
+    return stop
 
 
 async def _reloads(daemon: Daemon, path: Path, hup: asyncio.Event, *, verbose: bool) -> None:

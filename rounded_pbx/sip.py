@@ -81,10 +81,14 @@ class _Endpoint(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.here = Address("127.0.0.1", 0)
 
-    async def listen(self, host: str) -> Self:
-        """Take a free port."""
+    async def listen(self, host: str, port: int = 0) -> Self:
+        """Take a port, or a free one.
+
+        Raises:
+            OSError: somebody else has it.
+        """
         loop = asyncio.get_running_loop()
-        self.transport, _ = await loop.create_datagram_endpoint(lambda: self, (host, 0))
+        self.transport, _ = await loop.create_datagram_endpoint(lambda: self, (host, port))
         self.here = Address(*self.transport.get_extra_info("sockname")[:2])
         return self
 

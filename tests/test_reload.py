@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.parts.service import Service, daemon_command
 from rounded_pbx import daemon as daemons
 from rounded_pbx.api import RoundedClient
 from rounded_pbx.call import Switch
@@ -24,7 +24,7 @@ from rounded_pbx.errors import ApiUnreachable
 from rounded_pbx.servers.listener import Listener
 
 from .helpers import AGENT, KEY, CountingSandbox, eventually, raw_server, sandbox
-from .lab.processes import end, rounded_pbx
+from .lab.processes import rounded_pbx
 from .test_fastagi import SCRIPT, Asterisk, environment
 
 OTHER = "00000000-0000-4000-8000-000000000000"
@@ -313,37 +313,18 @@ async def test_a_listener_that_closes_drops_no_connection(passes: int) -> None:
 # The process.
 
 
-class Systemd:
+class Systemd(Service):
     """What systemd does for the daemon: it holds the socket, and hears how it is."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    def __init__(self, file: Path, **environ: str) -> None:
+        self.file, self.log = file, file.parent / "log"
+        heard = str(file.parent / "notify")
+        environ = {"RELOAD_KEY": KEY, "NOTIFY_SOCKET": heard, **environ}
+        super().__init__(daemon_command(file), self.log, environ)
         self.address = Address(*self.socket.getsockname()[:2])
         self.heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.heard.bind(str(file.parent / "notify"))
+        self.heard.bind(heard)
         self.heard.settimeout(10)
-        self.process: subprocess.Popen[bytes]
-
-    def start(self, **environ: str) -> None:
-        with (self.file.parent / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *["bash", "-c", 'exec 3<&"$0"; LISTEN_PID=$$ exec "$@"'],
-                    *[str(self.socket.fileno()), *map(str, rounded_pbx("serve", "-c", self.file))],
-                ],
-                env={
-                    **os.environ,
-                    "RELOAD_KEY": KEY,
-                    "LISTEN_FDS": "1",
-                    "LISTEN_FDNAMES": "asterisk",
-                    "NOTIFY_SOCKET": str(self.file.parent / "notify"),
-                    **environ,
-                },
-                pass_fds=[self.socket.fileno()],
-                stdout=log,
-                stderr=log,
-            )
 
     def until(self, what: bytes) -> bytes:
         while True:
@@ -351,15 +332,18 @@ class Systemd:
             if what in said.split(b"\n"):
                 return said
 
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(10)
+
     def close(self) -> None:
-        end(self.process)
-        self.socket.close()
         self.heard.close()
+        super().close()
 
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    made = Systemd(tmp_path / "config.yml")
+    made = Systemd(tmp_path / "config.yml", WATCHDOG_USEC="300000")
     yield made
     made.close()
 
@@ -367,38 +351,38 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
 async def test_a_service_is_ready_reloads_shows_signs_of_life_and_stops(systemd: Systemd) -> None:
     async with sandbox(staging_time=0.0) as api:
         systemd.file.write_text(text(api.url, port=systemd.address.port))
-        systemd.start(WATCHDOG_USEC="300000")
+        systemd.start()
         ready = await asyncio.to_thread(systemd.until, b"READY=1")
         assert f"asterisk on {systemd.address}".encode() in ready
         assert (await ask(systemd.address))["ROUNDED_AGENT_ID"] == AGENT
         await asyncio.to_thread(systemd.until, b"WATCHDOG=1")
         systemd.file.write_text(text(api.url, port=systemd.address.port, agent=OTHER))
-        systemd.process.send_signal(signal.SIGHUP)
+        systemd.signal(signal.SIGHUP)
         assert b"MONOTONIC_USEC=" in await asyncio.to_thread(systemd.until, b"RELOADING=1")
         await asyncio.to_thread(systemd.until, b"READY=1")
         assert (await ask(systemd.address))["ROUNDED_AGENT_ID"] == OTHER
-        systemd.process.send_signal(signal.SIGTERM)
+        systemd.signal(signal.SIGTERM)
         await asyncio.to_thread(systemd.until, b"STOPPING=1")
-        assert await asyncio.to_thread(systemd.process.wait, 10) == 0
+        assert await asyncio.to_thread(systemd.wait) == 0
 
 
 async def test_a_frozen_daemon_shows_no_sign_of_life(systemd: Systemd) -> None:
     systemd.file.write_text(text("http://127.0.0.1:1", port=systemd.address.port))
-    systemd.start(WATCHDOG_USEC="300000")
+    systemd.start()
     await asyncio.to_thread(systemd.until, b"WATCHDOG=1")
-    systemd.process.send_signal(signal.SIGSTOP)
+    systemd.signal(signal.SIGSTOP)
     systemd.heard.settimeout(0.5)
     said = [True]
     with contextlib.suppress(TimeoutError):
         while len(said) < 10:  # what was on its way
             said.append(bool(systemd.heard.recv(4096)))
     assert len(said) < 10
-    systemd.process.send_signal(signal.SIGCONT)
+    systemd.signal(signal.SIGCONT)
 
 
 async def test_a_restart_under_load_loses_no_call(systemd: Systemd) -> None:
     async with sandbox(staging_time=0.1) as api:
-        systemd.file.write_text(text(api.url, port=systemd.address.port))
+        systemd.file.write_text(text(api.url, port=systemd.address.port, deadline=10))
         systemd.start()
         await asyncio.to_thread(systemd.until, b"READY=1")
         calls: list[asyncio.Task[dict[str, str]]] = []
@@ -410,8 +394,8 @@ async def test_a_restart_under_load_loses_no_call(systemd: Systemd) -> None:
         for _ in range(2):
             for _ in range(10):
                 await call()
-            systemd.process.send_signal(signal.SIGTERM)
-            while systemd.process.poll() is None:
+            systemd.signal(signal.SIGTERM)
+            while systemd.process is not None and systemd.process.poll() is None:
                 await call()
             systemd.start()
             for _ in range(40):
@@ -419,6 +403,20 @@ async def test_a_restart_under_load_loses_no_call(systemd: Systemd) -> None:
         statuses = [each["ROUNDED_STATUS"] for each in await asyncio.gather(*calls)]
         assert set(statuses) == {"STAGED"}
         assert len(statuses) > 100
+
+
+async def test_a_daemon_that_is_stopped_while_it_starts_stops(systemd: Systemd) -> None:
+    systemd.file.write_text(text("http://127.0.0.1:1", port=systemd.address.port))
+    for tenths in range(1, 8, 2):
+        systemd.start()
+        await asyncio.sleep(tenths / 10)
+        systemd.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(systemd.wait) in (0, -signal.SIGTERM)
+    systemd.start()
+    while "listening for" not in systemd.log.read_text().rpartition("stopping")[2]:
+        await asyncio.sleep(0.005)
+    systemd.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(systemd.wait) == 0
 
 
 async def test_a_second_signal_does_not_wait_for_the_calls(tmp_path: Path) -> None:
@@ -429,10 +427,10 @@ async def test_a_second_signal_does_not_wait_for_the_calls(tmp_path: Path) -> No
         await asyncio.to_thread(systemd.until, b"READY=1")
         asking = asyncio.ensure_future(ask(systemd.address))
         await eventually(lambda: api.calls.newest(1))
-        systemd.process.send_signal(signal.SIGTERM)
+        systemd.signal(signal.SIGTERM)
         await asyncio.to_thread(systemd.until, b"STOPPING=1")
-        systemd.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(systemd.process.wait, 5) == -signal.SIGTERM
+        systemd.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(systemd.wait) == -signal.SIGTERM
         asking.cancel()
         systemd.close()
 
@@ -450,7 +448,7 @@ async def test_a_socket_for_a_switch_that_is_off_refuses_at_once(
     await asyncio.to_thread(systemd.until, b"READY=1")
     with contextlib.suppress(ConnectionError):
         assert await ask(systemd.address) == {}
-    assert "listen is off" in (systemd.file.parent / "log").read_text()
+    assert "listen is off" in systemd.log.read_text()
 
 
 @pytest.mark.parametrize("wrong", ["calls: {deadline: soon}", "nonsense: 1"])

@@ -1,0 +1,1 @@
+"""What docker/ holds, read and run as far as that goes without an engine."""
