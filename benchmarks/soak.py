@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import shutil
 import signal
@@ -37,7 +38,7 @@ from rounded_pbx import netns
 from .parts import asterisk
 from .parts.calls import CALLER, TRUNK, Caller, Trunk, free_port
 from .parts.measure import percentile, resident_mb
-from .parts.processes import AGENT, FASTAGI, Api, stub
+from .parts.processes import AGENT, FASTAGI, ROOT, Api, stub
 from .parts.service import Service, daemon_command
 
 #: Milliseconds that the API is away, and that a staging takes it.
@@ -49,6 +50,7 @@ SLACK = 500
 #: Megabytes by which memory may differ between the thirds of the second half.
 GROWTH = 6.0
 RTP = 4000
+CACHE = Path(os.environ.get("ROUNDED_PBX_CACHE", ROOT / ".cache"))
 
 _CONFIG = """\
 accounts: {{default: {{key_env: ROUNDED_API_KEY}}}}
@@ -130,9 +132,9 @@ class Soak:
         (self.folder / "config.yml").write_text(text)
 
     def start_redis(self) -> None:
-        program = shutil.which("redis-server")
+        program = shutil.which("redis-server") or shutil.which("redis-server", path=CACHE / "redis")
         if program is None:
-            sys.exit("no redis-server on PATH: scripts/unpack redis unpacks one")
+            sys.exit("no redis-server: scripts/unpack redis unpacks one")
         options = ["--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
         self.redis = subprocess.Popen(
             [program, "--port", str(self.redis_port), *options], stdout=subprocess.DEVNULL

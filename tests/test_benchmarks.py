@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import soak
 from benchmarks.latency import SUBJECTS
 from benchmarks.parts import greeting
 from benchmarks.parts.processes import ROOT, Subject
@@ -48,3 +50,23 @@ def test_what_is_staged_early_or_late_has_an_id(subject: Subject) -> None:
         for what in ("noop", "prestage", "collect"):
             assert re.search(rf"^ {where} +{what}( +[0-9.]+){{3}} *$", said, re.MULTILINE), said
     assert re.search(r"^20 results that wait: .* All abandoned: ", said, re.MULTILINE), said
+
+
+def test_a_short_soak_loses_no_call() -> None:
+    program = shutil.which("redis-server") or shutil.which(
+        "redis-server", path=soak.CACHE / "redis"
+    )
+    if program is None:
+        pytest.skip("no Redis: put redis-server on PATH, or scripts/unpack redis")
+    command = ["--minutes", "0.2", "--rate", "10", "--reloads", "3", "--restarts", "1"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", *command],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    said = ran.stdout + ran.stderr
+    rows = dict(re.findall(r"^ (lost|held past the cap|calls) +(\d+) ", said, re.MULTILINE))
+    assert (rows["lost"], rows["held past the cap"]) == ("0", "0"), said
+    assert int(rows["calls"]) >= 100, said
+    assert re.search(r"[1-9]\d* Redis killed, [1-9]\d* reloads, 1 restarts, 0 tracebacks", said), (
+        said
+    )
