@@ -25,11 +25,28 @@ if TYPE_CHECKING:
     from .sandbox import Behaviour
     from .staging import StagingRequest
 
+_ABOUT = """\
+Hand calls from Asterisk or FreeSWITCH to a Rounded voice agent with no cold start.
+
+In the order in which they are needed: **init** makes a configuration; **check**, **route** and
+**stage** try it; **systemd** runs the daemon, which is **serve**; **dialplan** leads calls to it;
+**doctor** shows that they arrive, or why not. `rounded-pbx COMMAND --help` tells all of a command.
+
+Exit status: 0, it is done; 1, it is not, or there is something to look at; 2, a mistake in the
+configuration or on the command line. Errors go to standard error.
+
+The configuration is /etc/rounded_pbx/config.yml, unless --config or $ROUNDED_PBX_CONFIG names
+another. Where it names a `credential`, the service gets that from systemd, and a shell from the
+folder that $CREDENTIALS_DIRECTORY names:
+
+    export CREDENTIALS_DIRECTORY=/etc/rounded_pbx
+"""
+
 app = typer.Typer(
     name="rounded-pbx",
-    help="Hand calls from Asterisk or FreeSWITCH to a Rounded voice agent with no cold start.",
+    help=_ABOUT,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -50,17 +67,38 @@ ConfigOption = Annotated[
     ),
 ]
 DidOption = Annotated[str, typer.Option("--did", help="The number that was dialled.")]
-FromOption = Annotated[str, typer.Option("--from", help="The caller's number; may be empty.")]
+FromOption = Annotated[
+    str, typer.Option("--from", help="The caller's number; without one, it is withheld.")
+]
 NameOption = Annotated[str, typer.Option("--name", help="The caller's name.")]
-RouteOption = Annotated[str | None, typer.Option("--route", help="A route by its name.")]
+RouteOption = Annotated[
+    str | None, typer.Option("--route", help="A route by its name, whatever the DID.")
+]
 ChannelOption = Annotated[
     list[str] | None,
-    typer.Option("--channel", metavar="NAME=VALUE", help="A channel variable, for templates."),
+    typer.Option(
+        "--channel",
+        metavar="NAME=VALUE",
+        help="A channel variable, for templates; may be repeated.",
+    ),
 ]
-ContextOption = Annotated[str, typer.Option("--context", help="The dialplan's context.")]
-DomainOption = Annotated[str, typer.Option("--domain", help="The call's domain.")]
-CodeOption = Annotated[str, typer.Option("--account-code", help="The channel's account code.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+ContextOption = Annotated[
+    str, typer.Option("--context", help="The dialplan's context, where accounts go by it.")
+]
+DomainOption = Annotated[
+    str, typer.Option("--domain", help="The call's domain, where accounts go by it.")
+]
+CodeOption = Annotated[
+    str, typer.Option("--account-code", help="The channel's account code, where accounts go by it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+def _flavours() -> list[str]:
+    """For the shell's completion."""
+    from .dialplan.flavours import Flavour
+
+    return [*Flavour]
 
 
 def main() -> None:
@@ -111,9 +149,21 @@ def _saying_why() -> Iterator[None]:
 @app.command()
 def serve(
     config: ConfigOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log more, as how each lookup went.")
+    ] = False,
 ) -> None:
-    """Run the daemon that the dialplan asks, until SIGTERM."""
+    """Run the daemon that the dialplan asks, until SIGTERM.
+
+    It listens on 127.0.0.1:4573 for Asterisk and on 127.0.0.1:8084 for FreeSWITCH, unless the
+    configuration says otherwise, or on the sockets that systemd hands to it, and logs to standard
+    error. It writes no file.
+
+    SIGHUP reads the configuration again, whole or not at all. SIGTERM lets the calls in flight end,
+    within `calls.deadline` and a second; a second SIGTERM does not wait for them.
+
+    Exit status 1: it cannot start, as where its port is taken; 2: the configuration has mistakes.
+    """
     from . import daemon
     from .config import config_path
 
@@ -122,8 +172,34 @@ def serve(
 
 
 @app.command()
+def init(config: ConfigOption = None) -> None:
+    """Make a configuration to begin with, and a file for the API key that only its owner can read.
+
+    They are /etc/rounded_pbx/config.yml and api_key beside it. What is there already stays as it
+    is. Exit status 1: one of them cannot be made.
+    """
+    from .config import config_path
+    from .examples import begin
+
+    path = config_path(config)
+    try:
+        for file, made in begin(path):
+            done = "[green]made[/]" if made else "is there already:"
+            out.print(f"{done} {escape(str(file))}", soft_wrap=True)
+    except OSError as error:
+        err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    out.print(f"Write your key into {escape(str(path.parent / 'api_key'))}, one line, and your")
+    out.print(f"DIDs and agents into {escape(str(path))}; then: rounded-pbx check")
+
+
+@app.command()
 def check(config: ConfigOption = None) -> None:
-    """Check the configuration: every mistake with its line, exit status 2."""
+    """Check the configuration: every mistake with its line, exit status 2.
+
+    Without a mistake, it shows each route and where it leads, and what leads to which account.
+    Nothing is sent. The keys are read where they can be; what only the service can read is said.
+    """
     from rich.table import Table
 
     from . import cli_accounts
@@ -171,7 +247,15 @@ def route(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show which route a call takes, and the exact request; nothing is sent."""
+    """Show which route a call takes, and the exact request; nothing is sent.
+
+    Examples:
+
+        rounded-pbx route --did 0612345678 --from 0145678901
+        rounded-pbx route --did +33612345678 --channel CUSTOMER=42 --json
+
+    Exit status 1: no route takes this DID, or a number is none that could be sent.
+    """
     _, settings = _load(config)
     call = _call(did, caller, name, route_name, context, domain, account_code)
     found = settings.route_table().find(call)
@@ -242,7 +326,17 @@ def stage(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Stage one call from the shell, as the dialplan would."""
+    """Stage one call from the shell, as the dialplan would, and print what the dialplan would get.
+
+    Example:
+
+        rounded-pbx stage --did +33612345678 --from +33145678901
+
+    It asks the API itself, and not the daemon, within `calls.deadline`. The call that it stages
+    is a real one, which nobody takes up: the platform ends it after 60 seconds.
+
+    Exit status 0: there is an id; 1: there is none, and ROUNDED_STATUS and ROUNDED_REASON say why.
+    """
     from .config import config_path
     from .daemon import read
 
@@ -288,7 +382,12 @@ async def _stage(
 
 @app.command()
 def dialplan(
-    kind: Annotated[str, typer.Argument(metavar="FLAVOUR", help="The kind of PBX: see above.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="FLAVOUR", help="The kind of PBX: see above.", autocompletion=_flavours
+        ),
+    ],
     install: Annotated[
         bool, typer.Option("--install", help="Write it into the switch's configuration.")
     ] = False,
@@ -310,6 +409,12 @@ def dialplan(
 
     Without an option it is shown, with what to put where. --install writes inside marked blocks,
     keeps a backup of each file that it changes, and does nothing where nothing is to be done.
+
+        rounded-pbx dialplan asterisk --diff
+        rounded-pbx dialplan asterisk --install --reload
+
+    Exit status 1: --diff found a difference, a file could not be written, or the switch did not
+    read it; 2: the configuration has mistakes, or there is no `trunk` in it.
     """
     from . import cli_dialplan
     from .dialplan.flavours import ABOUT, Flavour
@@ -358,6 +463,47 @@ def dialplan(
 
 
 @app.command()
+def systemd(
+    install: Annotated[
+        bool, typer.Option("--install", help="Write the units; an older one is kept beside.")
+    ] = False,
+    uninstall: Annotated[
+        bool,
+        typer.Option(
+            "--uninstall", help="Take them out; first: systemctl disable --now rounded-pbx."
+        ),
+    ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Where systemd looks for them.", show_default=True)
+    ] = Path("/etc/systemd/system"),
+    config: ConfigOption = None,
+) -> None:
+    """Write the units for systemd: the service, and a socket for each switch.
+
+    Without an option they are shown, with what to put where. They name the very program that you
+    run, the configuration that it reads, and the file of each credential that the configuration
+    names: it is looked for beside the configuration.
+
+    Exit status 0: done; 1: a file could not be written; 2: the configuration has mistakes, or the
+    service could not run from here, as from a home directory.
+    """
+    from . import cli_systemd
+
+    if install and uninstall:
+        raise typer.BadParameter("expected at most one of --install and --uninstall")
+    if uninstall:
+        cli_systemd.install({}, folder, out, err)
+        return
+    path, settings = _load(config)
+    units, runs = cli_systemd.units(settings, path, err)
+    if not install:
+        cli_systemd.show(units, folder, out)
+    elif runs:
+        cli_systemd.install(units, folder, out, err)
+    raise typer.Exit(0 if runs else 2)
+
+
+@app.command()
 def doctor(
     prove: Annotated[
         bool, typer.Option("--prove", help="And place calls that end at a listener of ours.")
@@ -395,14 +541,26 @@ def sandbox(
     staging_time: Annotated[float, typer.Option(help="Seconds until a call is staged.")] = 0.3,
     fault: Annotated[
         str | None,
-        typer.Option(help="401 408 422 429 500 503 hang drip reset html half-json bad-id"),
+        typer.Option(
+            help="401 408 422 429 500 503: answers so; hang, drip, reset; html, half-json, bad-id.",
+        ),
     ] = None,
-    fault_times: Annotated[int | None, typer.Option(help="How often; else always.")] = None,
+    fault_times: Annotated[int | None, typer.Option(help="So many requests; else always.")] = None,
     retry_after: Annotated[int | None, typer.Option(help="Seconds, with 429 and 503.")] = 1,
 ) -> None:
-    """Run an emulator of the Rounded API, well-behaved or not.
+    """Run an emulator of the Rounded API, well-behaved or not, until Ctrl-C.
 
-    PUT /sandbox/behaviour changes how it behaves, GET /sandbox/calls lists its calls.
+    Example:
+
+        rounded-pbx sandbox --latency 0.04 --fault 503 --fault-times 3
+
+    It prints each request as it comes. While it runs, PUT /sandbox/behaviour changes how it
+    behaves, and GET /sandbox/calls lists its calls:
+
+        curl -X PUT 127.0.0.1:8700/sandbox/behaviour -d '{"fault": "hang"}'
+
+    Point a daemon at it with `api: {base_url: "http://127.0.0.1:8700"}` and the key `sandbox`.
+    Exit status 1: it cannot listen there.
     """
     import pydantic
 
@@ -435,16 +593,19 @@ def sandbox(
 @app.command()
 def demo(
     asterisk: Annotated[
-        Path | None, typer.Option(help="An Asterisk to use; else PATH and the cache are searched.")
+        Path | None,
+        typer.Option(help="An Asterisk; else the one on PATH, or in $ROUNDED_PBX_CACHE."),
     ] = None,
     freeswitch: Annotated[
-        Path | None, typer.Option(help="A FreeSWITCH; else $FREESWITCH and PATH are searched.")
+        Path | None,
+        typer.Option(help="A FreeSWITCH; else the one that $FREESWITCH names, or on PATH."),
     ] = None,
     simulated: Annotated[bool, typer.Option("--simulated", help="Use no real switch.")] = False,
 ) -> None:
     """Show calls from the caller to the agent, with an API and switches of its own.
 
-    Nothing leaves this machine.
+    Nothing leaves this machine. Where no Asterisk or no FreeSWITCH is found, a simulated one stands
+    in, and says so. Exit status 1: a call did not go as it should.
     """
     from . import netns
     from .call import Switch

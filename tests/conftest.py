@@ -14,6 +14,7 @@ from rounded_pbx.demo import freeswitch as freeswitches
 from .lab import asterisk, freeswitch, sipp
 from .lab.calls import TRUNK, Lab, Switch, laboratory
 from .lab.daemon import Daemon, SandboxThread, config, daemon, sandbox
+from .lab.packages import Packages, build
 from .lab.processes import end, wait_until
 
 ASTERISKS = {
@@ -75,6 +76,12 @@ def switch(
         version, write = ASTERISKS[name]
         with asterisk.running(version, directory, write()) as began:
             yield began
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    """The wheel and the sdist, built once."""
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")

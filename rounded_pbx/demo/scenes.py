@@ -17,12 +17,13 @@ from ..call import Switch as Kind
 from ..config import Config
 from ..config_types import Address
 from ..daemon import running
+from ..examples import CONFIG
 from ..sandbox import Behaviour, Call, Fault, Sandbox, serving
 from ..yamlfile import YamlFile
 from . import asterisk, freeswitch
 from .simulated import simulated
 from .stage import Stage
-from .switches import Switch, examples
+from .switches import Switch
 
 DID, NUMBER, NAME = "+33612345678", "+33145678901", "Ann Caller"
 KEY = "sandbox"
@@ -115,7 +116,7 @@ async def _switch(
 
 def _config(url: str) -> Config:
     """The example configuration, but for where the API is and where the daemon listens."""
-    data = YamlFile(examples() / "config.yml").data or {}
+    data = YamlFile(CONFIG).data or {}
     data["accounts"] = {"default": {"key_env": "SANDBOX_KEY"}}
     data["api"] = {"base_url": url}
     data["asterisk"] = {"fastagi": {"listen": "127.0.0.1:0"}}

@@ -6,27 +6,21 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Protocol
 
 from ..config import Config
 from ..config_types import Address
 from ..dialplan.flavours import Flavour
 from ..dialplan.rendering import render
+from ..examples import CONFIG
 from ..sip import Callee, Caller, SipMessage
 from ..yamlfile import YamlFile
 from .stage import Stage
 
 
-def examples() -> Path:
-    """The drop-in files: in the package where it is installed, else in the checkout."""
-    packaged = Path(__file__).parents[1] / "dialplan_examples"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "dialplan_examples"
-
-
 def written(flavour: Flavour, daemon: Address, agent: Address) -> dict[str, str]:
     """What is written for the example configuration, with the addresses of the scene."""
-    data = YamlFile(examples() / "config.yml").data or {}
+    data = YamlFile(CONFIG).data or {}
     # The carrier and the platform have one address here; the platform never calls.
     data["trunk"] |= {"host": str(agent), "match": "192.0.2.1"}
     data["asterisk"] = {"fastagi": {"listen": str(daemon)}}

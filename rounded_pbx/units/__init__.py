@@ -1,0 +1,1 @@
+"""systemd's units of the daemon."""
