@@ -260,7 +260,7 @@ async def test_without_haproxy_a_switch_is_refused_at_once(daemons: Fleet) -> No
     assert refused.waited < NOISE / 4
 
 
-async def test_an_upgrade_one_by_one_costs_no_call_its_staging(
+async def test_a_restart_one_by_one_is_made_up_for_by_the_other(
     daemons: Fleet, api: SandboxThread
 ) -> None:
     api.behave(staging_time=STAGING)
@@ -276,19 +276,26 @@ async def test_an_upgrade_one_by_one_costs_no_call_its_staging(
     assert longest(running.calls()) < STAGING + NOISE
 
 
-async def test_one_that_is_taken_out_by_hand_gets_no_call(daemons: Fleet) -> None:
+async def test_an_upgrade_by_hand_costs_no_call_its_staging(
+    daemons: Fleet, api: SandboxThread
+) -> None:
+    api.behave(staging_time=STAGING)
     async with load() as running:
-        await asyncio.sleep(0.5)
-        daemons.haproxy.ask("set server rounded_freeswitch/a state maint")
-        assert daemons.haproxy.statuses()["rounded_asterisk/a"].startswith("MAINT")
-        await asyncio.sleep(0.5)  # those that it has end
-        served = len(daemons.a.outcomes())
-        await asyncio.sleep(0.5)
-        assert len(daemons.a.outcomes()) == served > 0
-        daemons.haproxy.ask("set server rounded_freeswitch/a state ready")
-        await asyncio.sleep(1)
+        for daemon, server in ((daemons.a, "a"), (daemons.b, "b")):
+            await asyncio.sleep(0.5)
+            daemons.haproxy.ask(f"set server rounded_freeswitch/{server} state maint")
+            assert daemons.haproxy.statuses()[f"rounded_asterisk/{server}"].startswith("MAINT")
+            await asyncio.sleep(1)  # those that it has end
+            served = len(daemon.outcomes())
+            await asyncio.sleep(0.5)
+            assert len(daemon.outcomes()) == served > 0
+            await asyncio.to_thread(daemon.stop)
+            await asyncio.to_thread(daemon.start)
+            daemons.haproxy.ask(f"set server rounded_freeswitch/{server} state ready")
+            await asyncio.sleep(0.5)
+            assert len(daemon.outcomes()) > served
     assert statuses(running.calls()).keys() == {"STAGED"}
-    assert len(daemons.a.outcomes()) > served
+    assert longest(running.calls()) < STAGING + NOISE
 
 
 async def test_without_redis_calls_are_staged_as_if_nothing_had_been_begun(

@@ -42,9 +42,9 @@ def documented(host: str, redis: RedisServer, directory: Path) -> str:
     """The lines of docs/scale.md that a daemon needs."""
     [text] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
     changes = {
-        HOSTS[0]: host,
+        "0.0.0.0": host,  # both are on one machine here
         "redis://192.0.2.20:6379/0": redis.url,
-        "/etc/rounded_pbx/redis": str(directory / "password"),
+        "credential: redis": f"secret_file: {directory / 'password'}",
     }
     for old, new in changes.items():
         assert old in text, f"{old!r} is not in docs/scale.md"
