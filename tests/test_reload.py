@@ -310,6 +310,25 @@ async def test_a_listener_that_closes_drops_no_connection(passes: int) -> None:
         assert said.count(b"served") + len(left) == 5
 
 
+async def test_a_socket_that_is_given_keeps_its_backlog() -> None:
+    """While the daemon restarts, every call waits in it; nobody would answer the 102nd."""
+    served = Listener(_unserved, longest_line=100)
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        await served.start(None, held.dup())
+        await served.close(patience=0)
+        for _ in range(300):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0.5)
+            client.connect(held.getsockname())
+
+
+async def _unserved(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, accepted: float, deadline: float
+) -> None:
+    raise AssertionError
+
+
 # The process.
 
 
