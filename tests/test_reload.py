@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -149,6 +150,29 @@ async def test_what_is_opened_once_wants_a_restart(
     line = next(i for i, each in enumerate(before.splitlines(), 1) if old in each)
     assert f"config.yml:{line}: {what} has changed" in caplog.text
     assert (await running.ask())["ROUNDED_AGENT_ID"] == AGENT
+
+
+async def test_a_reload_does_nothing_that_takes_long_while_calls_wait(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand routes each of these takes as long as a staging, or longer."""
+    threads: dict[str, threading.Thread] = {}
+
+    def noting(name: str) -> None:
+        was = getattr(daemons, name)
+
+        def noted(*arguments: object) -> object:
+            threads[name] = threading.current_thread()
+            return was(*arguments)
+
+        monkeypatch.setattr(daemons, name, noted)
+
+    for name in ("load", "desk_of", "YamlFile"):
+        noting(name)
+    assert await running.read_anew(agent=OTHER)
+    assert not await running.read_anew(port=4573)
+    assert threads.keys() == {"load", "desk_of", "YamlFile"}
+    assert threading.main_thread() not in threads.values()
 
 
 async def test_a_defect_in_a_reload_changes_nothing(
