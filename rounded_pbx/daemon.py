@@ -185,7 +185,8 @@ class Daemon:
         self.ready = False
         if not self._generations:
             return
-        patience = self.config.calls.deadline + DRAIN_MARGIN
+        deadlines = (each.config.calls.deadline for each, _ in self._generations)
+        patience = max(deadlines) + DRAIN_MARGIN
         await asyncio.gather(*(each.close(patience) for each in self._listeners.values()))
         await self._tickets.aclose(DRAIN_MARGIN)
         for task in self._retiring:

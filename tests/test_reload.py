@@ -211,6 +211,22 @@ async def test_another_key_gets_a_breaker_of_its_own(
     assert (await running.ask())["ROUNDED_STATUS"] == "UNAUTHORIZED"
 
 
+async def test_a_daemon_that_stops_lets_a_call_from_before_a_reload_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own deadline is longer than the one that holds now."""
+    monkeypatch.setenv("RELOAD_KEY", KEY)
+    file = tmp_path / "config.yml"
+    async with sandbox(staging_time=2.0) as api:
+        file.write_text(text(api.url, deadline=5))
+        async with daemons.running(*daemons.read(file)) as daemon:
+            asking = asyncio.ensure_future(ask(daemon.addresses[Switch.ASTERISK]))
+            await eventually(lambda: api.calls.newest(1))
+            file.write_text(text(api.url, deadline=0.5))
+            assert await daemons.reload(daemon, file)
+        assert (await asking)["ROUNDED_STATUS"] == "STAGED"
+
+
 async def test_an_old_generation_ends_when_none_of_its_calls_can_be_left(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
