@@ -211,6 +211,29 @@ async def test_another_key_gets_a_breaker_of_its_own(
     assert (await running.ask())["ROUNDED_STATUS"] == "UNAUTHORIZED"
 
 
+async def test_a_ticket_whose_account_a_reload_removed_is_staged_anew(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = running.file.read_text()
+    both = before.replace("}}", "}, acme: {key_env: RELOAD_KEY, account_codes: ['7']}}", 1)
+    running.file.write_text(both)
+    assert await daemons.reload(running.daemon, running.file)
+    script = SCRIPT + "&accountcode=7"
+    address = running.daemon.addresses[Switch.ASTERISK]
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    asterisk = Asterisk(reader, writer)
+    asterisk.write(environment(network_script=script.replace("stage", "prestage", 1)))
+    ticket = (await asterisk.command()).split('"')[2].rstrip("\\")
+    running.file.write_text(before)
+    assert await daemons.reload(running.daemon, running.file)
+    asterisk.write(b"200 result=0\n")
+    writer.close()
+    await eventually(lambda: "prestaged UNAVAILABLE" in caplog.text)
+    told = await running.ask(script.replace("stage", "collect", 1) + f"&ticket={ticket}")
+    assert told["ROUNDED_STATUS"] == "STAGED"
+    assert "defect" not in caplog.text
+
+
 async def test_a_daemon_that_stops_lets_a_call_from_before_a_reload_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
