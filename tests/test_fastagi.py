@@ -598,12 +598,15 @@ async def test_a_caller_who_leaves_before_it_is_set_begins_nothing(
     assert server.tickets.begun == []
 
 
-@pytest.mark.parametrize("met", [True, False])
+@pytest.mark.parametrize(
+    "end",
+    [b"\n", b"\n200 result=1 (x)\n", b"\n200 result=0\n" + 2 * LONGEST_ENVIRONMENT * b"x"],
+    ids=["unmet", "forged", "too long"],
+)
 async def test_nothing_is_begun_for_an_environment_that_a_caller_ended(
-    server: Server, met: bool
+    server: Server, end: bytes
 ) -> None:
     asterisk = await server.connect()
-    end = b"\n" if met else b"\n200 result=1 (x)\n"
     script = "prestage?did=+33612345678&from=+33145678901"
     asterisk.write(environment(network_script=script, callerid=FORGED_END + end))
     assert "TICKET" in await asterisk.command()

@@ -133,7 +133,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             self._due = None
             await self._set(lines[0], last=True)
             await asyncio.wait([self._reading])
-            if isinstance(self._ended, ProtocolError):
+            if self._ended is not None and not isinstance(self._ended, Hangup):
                 raise self._ended
             return
         for line in lines:
@@ -160,8 +160,10 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
                     self._word = ""
                     self._reply.set_result(event)
             self._end(Hangup("the switch closed the session"))
-        except (OSError, ValueError) as error:  # ValueError: a line beyond the limit
+        except OSError as error:
             self._end(Hangup(f"the session broke: {error}"))
+        except ValueError:
+            self._end(ProtocolError("AGI: a line is too long"))
         except ProtocolError as error:
             self._end(error)
         except Exception:  # whoever waits for a reply must not wait for the deadline
