@@ -51,6 +51,8 @@ OTHER_FILES = 64
 GENERATIONS = 2
 #: Seconds between two status lines for systemd.
 STATUS_EVERY = 5.0
+#: The FileDescriptorName of each socket that systemd may hand over.
+SOCKETS = frozenset(["asterisk", "freeswitch", "status"])
 #: What a reload cannot change: it is opened once.
 FIXED: tuple[Loc, ...] = (
     ("asterisk", "fastagi", "listen"),
@@ -128,6 +130,9 @@ class Daemon:
         Raises:
             OSError, RoundedPbxError: it cannot; it is to be closed all the same.
         """
+        if unknown := sorted(sockets.keys() - SOCKETS):  # calls would wait there for nobody
+            names = " or ".join(sorted(SOCKETS))
+            raise RoundedPbxError(f"systemd's socket is named {unknown[0]!r}; expected {names}")
         async with contextlib.AsyncExitStack() as stack:
             first = self._generation(config, keys, headers, None)
             begun = await stack.enter_async_context(first)

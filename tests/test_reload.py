@@ -533,6 +533,16 @@ async def test_a_socket_for_a_switch_that_is_off_refuses_at_once(
     assert "listen is off" in systemd.log.read_text()
 
 
+async def test_a_socket_of_an_unknown_name_is_not_left_with_calls_in_it(systemd: Systemd) -> None:
+    """Without FileDescriptorName= it has the name of its unit."""
+    systemd.file.write_text(text("http://127.0.0.1:1"))
+    systemd.start(LISTEN_FDNAMES="rounded-pbx.socket")
+    assert await asyncio.to_thread(systemd.process.wait, 10) == 1
+    log = (systemd.file.parent / "log").read_text()
+    expected = "expected asterisk or freeswitch or status"
+    assert f"systemd's socket is named 'rounded-pbx.socket'; {expected}" in log
+
+
 @pytest.mark.parametrize("wrong", ["calls: {deadline: soon}", "nonsense: 1"])
 def test_a_daemon_that_cannot_start_says_why(tmp_path: Path, wrong: str) -> None:
     file = tmp_path / "config.yml"
