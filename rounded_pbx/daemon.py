@@ -21,6 +21,7 @@ from .call import Switch
 from .config import Config, Listening, load, read_secrets
 from .config_prestage import REDIS_CONNECTIONS
 from .config_types import Address
+from .errands import LONGEST
 from .errors import BadNumber, ConfigError, Problem, RoundedPbxError
 from .generation import (
     DRAIN_MARGIN,
@@ -212,8 +213,9 @@ class Daemon:
         )
 
     async def _retire(self, old: Generation) -> None:
-        """End a generation once none of its calls can be left."""
+        """End a generation once none of its calls can be left, and what is to be told of them."""
         await asyncio.sleep(old.patience)
+        await old.errands.finish(LONGEST)
         (found,) = [each for each in self._generations if each[0] is old]
         await found[1].aclose()
         self._generations.remove(found)

@@ -22,6 +22,7 @@ from rounded_pbx.config import LOOPBACK
 from rounded_pbx.config_types import Address
 from rounded_pbx.daemon import Daemon
 from rounded_pbx.errors import ApiUnreachable
+from rounded_pbx.sandbox import Behaviour
 from rounded_pbx.servers.listener import Listener
 
 from .helpers import AGENT, KEY, CountingSandbox, eventually, raw_server, sandbox
@@ -259,6 +260,22 @@ async def test_an_old_generation_ends_when_none_of_its_calls_can_be_left(
     assert len(running.daemon._generations) == 4
     await eventually(lambda: len(running.daemon._generations) == 1, within=5)
     assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
+
+
+async def test_a_reload_drops_no_errand_that_is_to_be_tried_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rounded_pbx.generation.DRAIN_MARGIN", 0.1)
+    monkeypatch.setattr("rounded_pbx.errands.PAUSES", (0.1, 2.5))
+    fault = {"fault": "503", "fault_on": ("updateCall",), "fault_times": 2}
+    running.api.behave(Behaviour.model_validate({"staging_time": 0.0, **fault}))
+    assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
+    assert await running.read_anew(agent=OTHER)
+    (call,) = running.api.calls.newest(9)
+    await eventually(lambda: "pbx" in call.metadata)
+    assert call.metadata["did"] == "+33612345678"
+    assert running.daemon.metrics.text().count(b"rounded_errands_dropped_total{") == 0
+    await eventually(lambda: len(running.daemon._generations) == 1)
 
 
 async def test_reloads_that_come_together_are_done_one_by_one(running: Running) -> None:
