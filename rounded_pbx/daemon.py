@@ -20,6 +20,7 @@ from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
 from .config import Config, Listening, load, read_secrets
 from .config_prestage import REDIS_CONNECTIONS
+from .config_secrets import SECRET_SOURCES
 from .config_types import Address
 from .errands import LONGEST
 from .errors import BadNumber, ConfigError, Problem, RoundedPbxError
@@ -58,7 +59,7 @@ SOCKETS = frozenset(["asterisk", "freeswitch", "status"])
 FIXED: tuple[Loc, ...] = (
     ("asterisk", "fastagi", "listen"),
     ("freeswitch", "outbound", "listen"),
-    *(("prestage", name) for name in ("store", "username", "secret_file", "secret_env")),
+    *(("prestage", name) for name in ("store", "username", *SECRET_SOURCES)),
 )
 
 Secrets = Mapping[str, str]

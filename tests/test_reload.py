@@ -153,6 +153,23 @@ async def test_what_is_opened_once_wants_a_restart(
     assert (await running.ask())["ROUNDED_AGENT_ID"] == AGENT
 
 
+async def test_another_credential_of_the_store_wants_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RELOAD_KEY", KEY)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    file = tmp_path / "config.yml"
+    stored = 'prestage: {{store: "redis://127.0.0.1:1", credential: {}}}'
+    for name in ("first", "second"):
+        (tmp_path / name).write_text("hush")
+    usual = text("http://127.0.0.1:1")
+    file.write_text(usual.replace("prestage: {limit: 1}", stored.format("first")))
+    async with daemons.running(*daemons.read(file)) as daemon:
+        file.write_text(usual.replace("prestage: {limit: 1}", stored.format("second")))
+        assert not await daemons.reload(daemon, file)
+    assert "config.yml:5: prestage.credential has changed" in caplog.text
+
+
 async def test_a_reload_does_nothing_that_takes_long_while_calls_wait(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
