@@ -268,6 +268,20 @@ async def test_a_daemon_that_stops_lets_a_call_from_before_a_reload_end(
         assert (await asking)["ROUNDED_STATUS"] == "STAGED"
 
 
+async def test_a_mended_way_to_the_api_gets_a_breaker_of_its_own(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls that come at once must not pay for a wrong ca_file."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    usual = running.file.read_text()
+    running.file.write_text(usual.replace("warm: 1", "warm: 1, trust_env: true"))
+    assert await daemons.reload(running.daemon, running.file)
+    now, before = (each[0].accounts.by_name["default"] for each in running.daemon._generations)
+    assert now.breaker is not before.breaker
+    assert now.limits is before.limits
+    assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
+
+
 async def test_an_old_generation_ends_when_none_of_its_calls_can_be_left(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
