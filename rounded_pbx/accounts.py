@@ -44,6 +44,11 @@ def client_of(
     )
 
 
+def _way(api: Api) -> tuple[object, ...]:
+    """What may make the difference between an API that is out and one that answers."""
+    return api.base_url, api.ca_file, api.trust_env
+
+
 def _limits_of(config: Config, name: str) -> Limits:
     account = config.accounts[name]
     return Limits(max_in_flight=account.max_in_flight, rate=account.rate)
@@ -84,7 +89,7 @@ class Accounts:
         """One of our accounts, with a client of those that come after."""
         ours, theirs = self._config, after._config
         was, is_now = ours.accounts[name], theirs.accounts[name]
-        asks_the_same = ours.api.base_url == theirs.api.base_url
+        asks_the_same = _way(ours.api) == _way(theirs.api)
         same_key = self._keys[name] == after._keys[name]
         same_limits = (was.max_in_flight, was.rate) == (is_now.max_in_flight, is_now.rate)
         account = self.by_name[name]

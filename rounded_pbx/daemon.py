@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
 from .config import Config, Listening, load, read_secrets
 from .config_prestage import REDIS_CONNECTIONS
+from .config_secrets import SECRET_SOURCES
 from .config_types import Address
-from .errors import BadNumber, ConfigError, RoundedPbxError
+from .errands import LONGEST
+from .errors import BadNumber, ConfigError, Problem, RoundedPbxError
 from .generation import (
     DRAIN_MARGIN,
     Generation,
@@ -51,11 +53,13 @@ OTHER_FILES = 64
 GENERATIONS = 2
 #: Seconds between two status lines for systemd.
 STATUS_EVERY = 5.0
+#: The FileDescriptorName of each socket that systemd may hand over.
+SOCKETS = frozenset(["asterisk", "freeswitch", "status"])
 #: What a reload cannot change: it is opened once.
 FIXED: tuple[Loc, ...] = (
     ("asterisk", "fastagi", "listen"),
     ("freeswitch", "outbound", "listen"),
-    *(("prestage", name) for name in ("store", "username", "secret_file", "secret_env")),
+    *(("prestage", name) for name in ("store", "username", *SECRET_SOURCES)),
 )
 
 Secrets = Mapping[str, str]
@@ -128,6 +132,9 @@ class Daemon:
         Raises:
             OSError, RoundedPbxError: it cannot; it is to be closed all the same.
         """
+        if unknown := sorted(sockets.keys() - SOCKETS):  # calls would wait there for nobody
+            names = " or ".join(sorted(SOCKETS))
+            raise RoundedPbxError(f"systemd's socket is named {unknown[0]!r}; expected {names}")
         async with contextlib.AsyncExitStack() as stack:
             first = self._generation(config, keys, headers, None)
             begun = await stack.enter_async_context(first)
@@ -165,7 +172,9 @@ class Daemon:
             before = self._generations[-1][0]
             after = self._generation(config, keys, headers, before)
             begun = await stack.enter_async_context(after)
-            desk = desk_of(begun, self._tickets, self._told(config))
+            # Of thousands of routes it takes a tenth of a second.
+            told = self._told(config)
+            desk = await asyncio.to_thread(desk_of, begun, self._tickets, told)
             most = _most_sessions(config, len(self._listeners))
             # Nothing from here on can fail or wait: it is done whole.
             self._desk = desk
@@ -183,7 +192,8 @@ class Daemon:
         self.ready = False
         if not self._generations:
             return
-        patience = self.config.calls.deadline + DRAIN_MARGIN
+        deadlines = (each.config.calls.deadline for each, _ in self._generations)
+        patience = max(deadlines) + DRAIN_MARGIN
         await asyncio.gather(*(each.close(patience) for each in self._listeners.values()))
         await self._tickets.aclose(DRAIN_MARGIN)
         for task in self._retiring:
@@ -204,8 +214,9 @@ class Daemon:
         )
 
     async def _retire(self, old: Generation) -> None:
-        """End a generation once none of its calls can be left."""
+        """End a generation once none of its calls can be left, and what is to be told of them."""
         await asyncio.sleep(old.patience)
+        await old.errands.finish(LONGEST)
         (found,) = [each for each in self._generations if each[0] is old]
         await found[1].aclose()
         self._generations.remove(found)
@@ -297,13 +308,9 @@ async def reload(daemon: Daemon, path: Path) -> bool:
     was = daemon.config
     try:
         config, keys, headers = await asyncio.to_thread(read, path)
-        file = YamlFile(path)
         changed = [loc for loc in FIXED if _at(config, loc) != _at(was, loc)]
         if changed:
-            why = "has changed, which a reload cannot do; restart the daemon"
-            raise ConfigError(
-                [file.problem(loc, f"{'.'.join(map(str, loc))} {why}") for loc in changed]
-            )
+            raise ConfigError(await asyncio.to_thread(_want_a_restart, path, changed))
         await daemon.reload(config, keys, headers)
     except ConfigError as error:
         for problem in error.problems:
@@ -316,6 +323,11 @@ async def reload(daemon: Daemon, path: Path) -> bool:
     else:
         return True
     return False
+
+
+def _want_a_restart(path: Path, changed: Sequence[Loc]) -> list[Problem]:
+    file, why = YamlFile(path), "has changed, which a reload cannot do; restart the daemon"
+    return [file.problem(loc, f"{'.'.join(map(str, loc))} {why}") for loc in changed]
 
 
 def _at(config: Config, loc: Loc) -> object:

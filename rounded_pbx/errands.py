@@ -22,9 +22,11 @@ MOST_WAITING = 1000
 #: Seconds that an attempt may take, and the pauses between attempts.
 ATTEMPT_LIMIT = 5.0
 PAUSES = (1.0, 4.0)
+#: Seconds from the beginning of an errand in which it is done or dropped.
+LONGEST = (len(PAUSES) + 1) * ATTEMPT_LIMIT + sum(PAUSES)
 #: Seconds between two log lines that tell of dropped errands.
 TOLD_EVERY = 60.0
-STOPS = "the daemon stops"
+STOPS = "its time is over: the daemon stops, or was given another configuration"
 
 Errand = Callable[[], Awaitable[None]]
 

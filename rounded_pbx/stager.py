@@ -155,7 +155,10 @@ class Stager:
             return StagingResult(Outcome.LIMITED, reason="too many calls in flight")
         if attempt.deadline <= asyncio.get_running_loop().time():  # says nothing of the API
             return StagingResult(Outcome.TIMEOUT, reason="no time left to ask the API")
-        account = self._accounts[request.account]
+        account = self._accounts.get(request.account)
+        if account is None:  # a reload came between a ticket and the beginning of its staging
+            reason = f"account {request.account} is not configured any more"
+            return StagingResult(Outcome.UNAVAILABLE, reason=reason)
         if refusal := account.limits.refusal:
             return StagingResult(Outcome.LIMITED, reason=f"account {request.account}: {refusal}")
         permit = account.breaker.ask()

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from rounded_pbx.config import LOOPBACK
 from rounded_pbx.config_types import Address
 from rounded_pbx.daemon import Daemon
 from rounded_pbx.errors import ApiUnreachable
+from rounded_pbx.sandbox import Behaviour
 from rounded_pbx.servers.listener import Listener
 
 from .helpers import AGENT, KEY, CountingSandbox, eventually, raw_server, sandbox
@@ -151,6 +153,46 @@ async def test_what_is_opened_once_wants_a_restart(
     assert (await running.ask())["ROUNDED_AGENT_ID"] == AGENT
 
 
+async def test_another_credential_of_the_store_wants_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RELOAD_KEY", KEY)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    file = tmp_path / "config.yml"
+    stored = 'prestage: {{store: "redis://127.0.0.1:1", credential: {}}}'
+    for name in ("first", "second"):
+        (tmp_path / name).write_text("hush")
+    usual = text("http://127.0.0.1:1")
+    file.write_text(usual.replace("prestage: {limit: 1}", stored.format("first")))
+    async with daemons.running(*daemons.read(file)) as daemon:
+        file.write_text(usual.replace("prestage: {limit: 1}", stored.format("second")))
+        assert not await daemons.reload(daemon, file)
+    assert "config.yml:5: prestage.credential has changed" in caplog.text
+
+
+async def test_a_reload_does_nothing_that_takes_long_while_calls_wait(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand routes each of these takes as long as a staging, or longer."""
+    threads: dict[str, threading.Thread] = {}
+
+    def noting(name: str) -> None:
+        was = getattr(daemons, name)
+
+        def noted(*arguments: object) -> object:
+            threads[name] = threading.current_thread()
+            return was(*arguments)
+
+        monkeypatch.setattr(daemons, name, noted)
+
+    for name in ("load", "desk_of", "YamlFile"):
+        noting(name)
+    assert await running.read_anew(agent=OTHER)
+    assert not await running.read_anew(port=4573)
+    assert threads.keys() == {"load", "desk_of", "YamlFile"}
+    assert threading.main_thread() not in threads.values()
+
+
 async def test_a_defect_in_a_reload_changes_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,6 +229,59 @@ async def test_another_key_gets_a_breaker_of_its_own(
     assert (await running.ask())["ROUNDED_STATUS"] == "UNAUTHORIZED"
 
 
+async def test_a_ticket_whose_account_a_reload_removed_is_staged_anew(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = running.file.read_text()
+    both = before.replace("}}", "}, acme: {key_env: RELOAD_KEY, account_codes: ['7']}}", 1)
+    running.file.write_text(both)
+    assert await daemons.reload(running.daemon, running.file)
+    script = SCRIPT + "&accountcode=7"
+    address = running.daemon.addresses[Switch.ASTERISK]
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    asterisk = Asterisk(reader, writer)
+    asterisk.write(environment(network_script=script.replace("stage", "prestage", 1)))
+    ticket = (await asterisk.command()).split('"')[2].rstrip("\\")
+    running.file.write_text(before)
+    assert await daemons.reload(running.daemon, running.file)
+    asterisk.write(b"200 result=0\n")
+    writer.close()
+    await eventually(lambda: "prestaged UNAVAILABLE" in caplog.text)
+    told = await running.ask(script.replace("stage", "collect", 1) + f"&ticket={ticket}")
+    assert told["ROUNDED_STATUS"] == "STAGED"
+    assert "defect" not in caplog.text
+
+
+async def test_a_daemon_that_stops_lets_a_call_from_before_a_reload_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own deadline is longer than the one that holds now."""
+    monkeypatch.setenv("RELOAD_KEY", KEY)
+    file = tmp_path / "config.yml"
+    async with sandbox(staging_time=2.0) as api:
+        file.write_text(text(api.url, deadline=5))
+        async with daemons.running(*daemons.read(file)) as daemon:
+            asking = asyncio.ensure_future(ask(daemon.addresses[Switch.ASTERISK]))
+            await eventually(lambda: api.calls.newest(1))
+            file.write_text(text(api.url, deadline=0.5))
+            assert await daemons.reload(daemon, file)
+        assert (await asking)["ROUNDED_STATUS"] == "STAGED"
+
+
+async def test_a_mended_way_to_the_api_gets_a_breaker_of_its_own(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls that come at once must not pay for a wrong ca_file."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    usual = running.file.read_text()
+    running.file.write_text(usual.replace("warm: 1", "warm: 1, trust_env: true"))
+    assert await daemons.reload(running.daemon, running.file)
+    now, before = (each[0].accounts.by_name["default"] for each in running.daemon._generations)
+    assert now.breaker is not before.breaker
+    assert now.limits is before.limits
+    assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
+
+
 async def test_an_old_generation_ends_when_none_of_its_calls_can_be_left(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +291,22 @@ async def test_an_old_generation_ends_when_none_of_its_calls_can_be_left(
     assert len(running.daemon._generations) == 4
     await eventually(lambda: len(running.daemon._generations) == 1, within=5)
     assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
+
+
+async def test_a_reload_drops_no_errand_that_is_to_be_tried_again(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rounded_pbx.generation.DRAIN_MARGIN", 0.1)
+    monkeypatch.setattr("rounded_pbx.errands.PAUSES", (0.1, 2.5))
+    fault = {"fault": "503", "fault_on": ("updateCall",), "fault_times": 2}
+    running.api.behave(Behaviour.model_validate({"staging_time": 0.0, **fault}))
+    assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
+    assert await running.read_anew(agent=OTHER)
+    (call,) = running.api.calls.newest(9)
+    await eventually(lambda: "pbx" in call.metadata)
+    assert call.metadata["did"] == "+33612345678"
+    assert running.daemon.metrics.text().count(b"rounded_errands_dropped_total{") == 0
+    await eventually(lambda: len(running.daemon._generations) == 1)
 
 
 async def test_reloads_that_come_together_are_done_one_by_one(running: Running) -> None:
@@ -308,6 +419,25 @@ async def test_a_listener_that_closes_drops_no_connection(passes: int) -> None:
         for client in clients:
             client.close()
         assert said.count(b"served") + len(left) == 5
+
+
+async def test_a_socket_that_is_given_keeps_its_backlog() -> None:
+    """While the daemon restarts, every call waits in it; nobody would answer the 102nd."""
+    served = Listener(_unserved, longest_line=100)
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        await served.start(None, held.dup())
+        await served.close(patience=0)
+        for _ in range(300):
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0.5)
+            client.connect(held.getsockname())
+
+
+async def _unserved(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, accepted: float, deadline: float
+) -> None:
+    raise AssertionError
 
 
 # The process.
@@ -449,6 +579,16 @@ async def test_a_socket_for_a_switch_that_is_off_refuses_at_once(
     with contextlib.suppress(ConnectionError):
         assert await ask(systemd.address) == {}
     assert "listen is off" in systemd.log.read_text()
+
+
+async def test_a_socket_of_an_unknown_name_is_not_left_with_calls_in_it(systemd: Systemd) -> None:
+    """Without FileDescriptorName= it has the name of its unit."""
+    systemd.file.write_text(text("http://127.0.0.1:1"))
+    systemd.start(LISTEN_FDNAMES="rounded-pbx.socket")
+    assert await asyncio.to_thread(systemd.process.wait, 10) == 1
+    log = (systemd.file.parent / "log").read_text()
+    expected = "expected asterisk or freeswitch or status"
+    assert f"systemd's socket is named 'rounded-pbx.socket'; {expected}" in log
 
 
 @pytest.mark.parametrize("wrong", ["calls: {deadline: soon}", "nonsense: 1"])

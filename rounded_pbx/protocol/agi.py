@@ -8,8 +8,9 @@ line feeds included, so a caller can add lines to it and even end it early. Henc
 - what decides comes from the arguments. In the script's query they stand before anything that a
   caller can fill; after a comma they stand behind it, and numbered;
 - the lines that an early end has cut off stand before the reply to whatever is asked, and a line
-  that nobody asked for ends the session. While the API is asked, ``challenge`` asks for a word that
-  nobody can foresee; an answer that is there at once is one command, and its reply the last line.
+  that nobody asked for ends the session. While the API is asked, and before a ticket is handed
+  out, ``challenge`` asks for a word that nobody can foresee; another answer that is there at once
+  is one command, and its reply the last line.
 
 Everything else here follows res_agi.c of Asterisk 16 to 22.
 """

@@ -59,8 +59,8 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
         """Ask for the word that shows where the environment ended (see ``protocol.agi``).
 
         It is asked for while the API is, so it costs no time; where there is an answer at once, it
-        would, and ``set_variables`` sees in another way that nothing is forged. Whoever sends a
-        command waits for the word first.
+        would, and ``set_variables`` sees in another way, but later, that nothing is forged. Whoever
+        sends a command waits for the word first.
         """
         self._due = asyncio.get_running_loop().call_soon(self._challenge)
 
@@ -133,7 +133,7 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
             self._due = None
             await self._set(lines[0], last=True)
             await asyncio.wait([self._reading])
-            if isinstance(self._ended, ProtocolError):
+            if self._ended is not None and not isinstance(self._ended, Hangup):
                 raise self._ended
             return
         for line in lines:
@@ -160,8 +160,10 @@ class Session(Request):  # type: ignore[misc]  # panoramisk has no types
                     self._word = ""
                     self._reply.set_result(event)
             self._end(Hangup("the switch closed the session"))
-        except (OSError, ValueError) as error:  # ValueError: a line beyond the limit
+        except OSError as error:
             self._end(Hangup(f"the session broke: {error}"))
+        except ValueError:
+            self._end(ProtocolError("AGI: a line is too long"))
         except ProtocolError as error:
             self._end(error)
         except Exception:  # whoever waits for a reply must not wait for the deadline
@@ -229,6 +231,10 @@ class FastAgiApplication(Application):  # type: ignore[misc]  # panoramisk has n
                     answer = not_understood(Switch.ASTERISK, defect())
             try:
                 if answer.variables:  # else Asterisk goes on when we close
+                    if answer.result is None:
+                        # A ticket stands for something from the reply on: whoever collects or
+                        # abandons it may come before we have read that this session has ended.
+                        await session.challenge_met()
                     await session.set_variables(answer.variables)
                 answer.then()
             finally:

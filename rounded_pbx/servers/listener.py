@@ -73,8 +73,11 @@ class Listener:
             where: dict[str, Any] = {"sock": given}
         else:
             assert listen is not None  # noqa: S101 - for the type checker
-            where = {"host": listen.host, "port": listen.port, "backlog": BACKLOG}
-        self._server = await asyncio.start_server(self._accept, limit=self._longest_line, **where)
+            where = {"host": listen.host, "port": listen.port}
+        # Of a socket that is given, too: asyncio listens anew on it, with a backlog of 100.
+        self._server = await asyncio.start_server(
+            self._accept, limit=self._longest_line, backlog=BACKLOG, **where
+        )
         return Address(*self._server.sockets[0].getsockname()[:2])
 
     async def close(self, patience: float) -> None:
