@@ -8,26 +8,33 @@ import gc
 import logging
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
 
+from . import __version__
 from .accounts import ERRANDS_AT_ONCE, Accounts
 from .api import HttpLookups
 from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
-from .config import Config, Listening
+from .config import Config
 from .config_prestage import REDIS_CONNECTIONS, Prestage
-from .config_types import Address
+from .config_shown import shown
+from .config_status import STATUS_CONNECTIONS
+from .config_types import Address, Listening
 from .errands import Errands
 from .errors import BadNumber
-from .handler import Desk
+from .handler import Desk, log_call
 from .numbers import to_e164
 from .prestage import Dispose, MemoryStore, Prestages, Store
 from .protocol.agi import LONGEST_ENVIRONMENT
 from .protocol.esl import LONGEST_BLOCK
+from .records import CallRecord
 from .servers.fastagi import FastAgiApplication
 from .servers.listener import Listener, Serve
 from .servers.outbound import OutboundServer
 from .stager import Stager
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +46,33 @@ DRAIN_MARGIN = 1.0
 TICKETS_EACH = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is at work behind a desk."""
+
+    desk: Desk
+    stager: Stager
+    tickets: Prestages
+    errands: Errands
+
+
 @contextlib.asynccontextmanager
 async def at_the_desk(
     config: Config,
     accounts: Accounts,
     headers: Mapping[str, Mapping[str, str]],
 ) -> AsyncIterator[Desk]:
+    """What calls are handled with, and nothing beside; as ``at_work``."""
+    async with at_work(config, accounts, headers) as work:
+        yield work.desk
+
+
+@contextlib.asynccontextmanager
+async def at_work(
+    config: Config,
+    accounts: Accounts,
+    headers: Mapping[str, Mapping[str, str]],
+) -> AsyncIterator[Work]:
     """What calls are handled with; leaving it ends what nobody waits for.
 
     ``headers`` are the secret ones of each route's lookup.
@@ -72,7 +100,7 @@ async def at_the_desk(
         )
         running_errands = asyncio.ensure_future(errands.run())
         try:
-            yield Desk(
+            desk = Desk(
                 routes=config.route_table(),
                 policy=config.numbers.policy,
                 stager=stager,
@@ -80,6 +108,7 @@ async def at_the_desk(
                 tickets=tickets,
                 accounts=config.account_table(),
             )
+            yield Work(desk, stager, tickets, errands)
         finally:
             await tickets.aclose(DRAIN_MARGIN)
             await errands.finish(DRAIN_MARGIN)
@@ -118,6 +147,7 @@ def _most_sessions(config: Config, accounts: int, listeners: int) -> int:
     others = accounts * (config.api.max_connections + ERRANDS_AT_ONCE) + OTHER_FILES
     others += len(_lookup_origins(config)) * MAX_CONNECTIONS
     others += 0 if config.prestage.store == "memory" else REDIS_CONNECTIONS
+    others += 0 if config.status.listen is None else STATUS_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = listeners * sessions + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -142,10 +172,12 @@ async def running(
     # phonenumbers reads its tables when they are first asked: now, and not during a call.
     with contextlib.suppress(BadNumber):
         to_e164("0123456789", config.numbers.country)
+    listeners: dict[Switch, Listener] = {}
     async with (
         Accounts(config, keys) as accounts,
-        at_the_desk(config, accounts, headers or {}) as desk,
-        _listening(config, len(keys), lambda: desk) as addresses,
+        at_work(config, accounts, headers or {}) as work,
+        _watched(config, accounts, work, listeners) as desk,
+        _listening(config, len(keys), lambda: desk, listeners) as addresses,
     ):
         warming = asyncio.ensure_future(accounts.keep_warm())
         for switch, address in addresses.items():
@@ -157,10 +189,66 @@ async def running(
 
 
 @contextlib.asynccontextmanager
+async def _watched(
+    config: Config, accounts: Accounts, work: Work, listeners: Mapping[Switch, Listener]
+) -> AsyncIterator[Desk]:
+    """The status page, where it is wanted, and a desk that tells it of calls.
+
+    Calls come first: where the page cannot be had, the log says so and they go on without it.
+    """
+    if config.status.listen is None:
+        yield work.desk
+        return
+    from .servers.status import AccountHealth, Facts, StatusServer
+
+    watch, started, configuration = Watch(time.monotonic), time.time(), shown(config)
+
+    def tell(record: CallRecord) -> None:
+        log_call(record)
+        watch.add(record)
+
+    def health(name: str) -> AccountHealth:
+        open_ = accounts.by_name[name].breaker.is_open
+        return AccountHealth(name, open_, accounts.problems.get(name))
+
+    def facts() -> Facts:
+        return Facts(
+            version=__version__,
+            pbx=config.pbx_name,
+            started=started,
+            listening=tuple((name, str(each.address)) for name, each in listeners.items()),
+            accounts=tuple(map(health, accounts.by_name)),
+            in_flight=work.stager.in_flight,
+            prestaged=len(work.tickets),
+            dropped_errands=work.errands.dropped,
+            refused=sum(each.refused for each in listeners.values()),
+            configuration=configuration,
+        )
+
+    def ready() -> bool:
+        return bool(listeners) and all(each.address for each in listeners.values())
+
+    page = None
+    try:
+        page = StatusServer(config.status, watch=watch, ready=ready, metrics=None, facts=facts)
+        log.info("status page: http://%s/", await page.start())
+    except (OSError, ValueError) as error:
+        log.warning("no status page on %s: %s", config.status.listen, error)
+    try:
+        yield replace(work.desk, told=tell)
+    finally:
+        if page is not None:
+            await page.close()
+
+
+@contextlib.asynccontextmanager
 async def _listening(
-    config: Config, accounts: int, desk: Callable[[], Desk]
+    config: Config,
+    accounts: int,
+    desk: Callable[[], Desk],
+    listeners: dict[Switch, Listener],
 ) -> AsyncIterator[dict[Switch, Address]]:
-    """The listeners; leaving it lets their sessions end."""
+    """The listeners, put into ``listeners``; leaving it lets their sessions end."""
     agi, esl = config.asterisk.fastagi, config.freeswitch.outbound
     wanted: list[tuple[Switch, Listening, Serve, int]] = [
         (Switch.ASTERISK, agi, FastAgiApplication(desk).handler, LONGEST_ENVIRONMENT),
@@ -168,7 +256,7 @@ async def _listening(
     ]
     wanted = [each for each in wanted if each[1].listen is not None]
     most = _most_sessions(config, accounts, len(wanted))
-    addresses, listeners = {}, []
+    addresses = {}
     try:
         for switch, section, serve, longest in wanted:
             assert section.listen is not None  # noqa: S101 - for the type checker
@@ -180,11 +268,11 @@ async def _listening(
                 longest_line=longest,
             )
             addresses[switch] = await listener.start(section.listen)
-            listeners.append(listener)
+            listeners[switch] = listener
         yield addresses
     finally:
         patience = config.calls.deadline + DRAIN_MARGIN
-        await asyncio.gather(*(listener.close(patience) for listener in listeners))
+        await asyncio.gather(*(listener.close(patience) for listener in listeners.values()))
 
 
 async def until_stopped() -> None:

@@ -46,6 +46,10 @@ class Listener:
         self._allow = tuple(allow)
         self._max_connections = max_connections
         self._longest_line = longest_line
+        #: How many connections were closed at once.
+        self.refused = 0
+        #: Where it listens; None before and afterwards.
+        self.address: Address | None = None
         self._sessions: set[asyncio.Task[object]] = set()
         self._server: asyncio.Server | None = None
 
@@ -59,10 +63,12 @@ class Listener:
         self._server = await asyncio.start_server(
             self._accept, listen.host, listen.port, limit=self._longest_line, backlog=1024
         )
-        return Address(*self._server.sockets[0].getsockname()[:2])
+        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        return self.address
 
     async def close(self, patience: float) -> None:
         """Stop accepting, give the sessions ``patience`` seconds to end, then cancel them."""
+        self.address = None
         if self._server is not None:
             self._server.close()
         if self._sessions:
@@ -101,9 +107,11 @@ class Listener:
         if peer is None:  # it has gone already
             return False
         if not is_allowed(peer[0], self._allow):
+            self.refused += 1
             log.warning("%s: refused: not in allow", peer[0])
             return False
         if len(self._sessions) >= self._max_connections:
+            self.refused += 1
             log.warning("%s: refused: %d connections already", peer[0], len(self._sessions))
             return False
         return True
