@@ -145,8 +145,9 @@ def _listener_checks(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
 
 
 def _overlap(host: str, other: str) -> bool:
-    addresses = [ipaddress.ip_address(each) for each in (host, other)]
-    return host == other or any(address.is_unspecified for address in addresses)
+    one, two = ipaddress.ip_address(host), ipaddress.ip_address(other)
+    everywhere = one.is_unspecified or two.is_unspecified
+    return one == two or (everywhere and one.version == two.version)
 
 
 def _lookup_in_time(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -10,7 +11,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from .config_secrets import CredentialName, EnvironmentName, read_from
-from .config_types import Address, Listen, Listening, Text, as_list, matching
+from .config_types import Address, Listen, Listening, Text, as_list
 
 #: Connections at any time: open files that sessions cannot have.
 STATUS_CONNECTIONS = 96
@@ -20,21 +21,19 @@ SHORTEST_TOKEN = 16
 _SOURCES = ("token_file", "token_env", "credential")
 
 
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
+
+
 def _host(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value.removeprefix("[").removesuffix("]")))
     except ValueError:
+        if not _NAME.fullmatch(value):
+            raise ValueError(f"{value!r} is no host name or address without a port") from None
         return value.lower()
 
 
-_Host = Annotated[
-    Text,
-    matching(
-        r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?|\[?[0-9a-fA-F:.]+\]?",
-        "a host name or an address without a port",
-    ),
-    AfterValidator(_host),
-]
+_Host = Annotated[Text, AfterValidator(_host)]
 
 
 class Status(Listening):

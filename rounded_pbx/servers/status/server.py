@@ -7,7 +7,6 @@ second, and takes its time to stop.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -117,24 +116,33 @@ class StatusServer:
     async def start(self, sock: socket.socket | None = None) -> Address:
         """Listen, on a socket that was handed over or else as configured; returns the address.
 
+        The socket is closed with the listener, and where it cannot be used.
+
         Raises:
             OSError: the address cannot be had.
             ValueError: the socket is none of TCP, or listens beyond loopback without a token.
         """
         sock = sock or _bound(self._section)
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            raise ValueError("status: the socket that was handed over is none of TCP")
-        address = Address(*sock.getsockname()[:2])
-        if not (self._section.has_token or ipaddress.ip_address(address.host).is_loopback):
+        try:
+            address = self._checked(sock)
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Connection(self._door, self._config, self._state), sock=sock
+            )
+        except BaseException:
             sock.close()
-            raise ValueError(f"status: {address} is beyond loopback, so it needs a token")
+            raise
+        return address
+
+    def _checked(self, sock: socket.socket) -> Address:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            raise ValueError("the socket that was handed over is none of TCP")
+        address = Address(*sock.getsockname()[:2])
+        if not (self._section.has_token or address.is_loopback):
+            raise ValueError(f"{address} is beyond loopback, so it needs a token")
         # What is accepted inherits these.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD)
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._door, self._config, self._state), sock=sock
-        )
         return address
 
     async def close(self) -> None:
