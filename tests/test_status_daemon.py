@@ -107,7 +107,7 @@ async def test_the_health_of_an_account_is_shown(caplog: pytest.LogCaptureFixtur
         async with asyncio.timeout(5):
             while b'<td class="ok">answers</td>' not in (await served.get()).body:
                 await asyncio.sleep(0.01)
-        api.behave(Behaviour(fault="503"))
+        api.behave(Behaviour(fault="503", retry_after=None))
         for _ in range(6):
             await served.call()
         body = (await served.get()).body.decode()

@@ -22,6 +22,7 @@ PATIENCE = 20.0
 _FLAGS = [
     *["--headless", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"],
     *["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"],
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
     *["--disable-sync", "--hide-scrollbars", "--mute-audio", "--no-default-browser-check"],
 ]
 

@@ -47,11 +47,14 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-#: Nothing but the style and the script of the page, and events from where it came from.
-POLICY = (
-    f"default-src 'none'; style-src '{_hash(_STYLE)}'; script-src '{_hash(_SCRIPT)}'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+def policy(style: str, script: str) -> str:
+    """Nothing but this style and this script, and events from where the page came from."""
+    own = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'; connect-src 'self'"
+    nothing = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return f"default-src 'none'; {own}; img-src data:; {nothing}"
+
+
+POLICY = policy(_STYLE, _SCRIPT)
 
 
 def render(watch: Watch, told: Told) -> bytes:
