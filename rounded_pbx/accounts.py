@@ -81,6 +81,8 @@ class Accounts:
             else Account(client, limits=_limits_of(config, name))
             for name, client in self._clients.items()
         }
+        #: What is wrong with each account's API, as its probes find it; empty where it answers.
+        self.problems: dict[str, str] = {}
         self._warm = api.warm
         self._interval = api.probe_interval
         self._stack = AsyncExitStack()
@@ -122,12 +124,13 @@ class Accounts:
             except Exception:
                 log.exception("account %s: a defect of rounded_pbx in a probe", name)
                 problem = None
+            why = (clean(str(problem)) or "no answer in time") if problem else ""
+            self.problems[name] = why
             # Not the text: an error page may have another number in it each time.
             what = f"{type(problem)} {getattr(problem, 'status', None)}" if problem else ""
             if what != said:
                 said = what
                 if problem:
-                    why = clean(str(problem)) or "no answer in time"
                     log.warning("account %s: the API does not answer as it should: %s", name, why)
                 else:
                     log.info("account %s: the API answers", name)

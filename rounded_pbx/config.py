@@ -24,10 +24,10 @@ from .config_checks import cross_checks, explain
 from .config_lookup import LookupSection
 from .config_prestage import Prestage
 from .config_secrets import Account, Ami, Esl, KeyUnknownHere
+from .config_status import Status
 from .config_types import (
     HOST_AND_PORT,
     Address,
-    Allowed,
     AsteriskTarget,
     Country,
     Did,
@@ -36,9 +36,9 @@ from .config_types import (
     HeaderName,
     HeaderValue,
     Listen,
+    Listening,
     Matched,
     Name,
-    Network,
     Number,
     Seconds,
     Section,
@@ -61,11 +61,6 @@ DEFAULT_PATH = Path("/etc/rounded_pbx/config.yml")
 ENVIRONMENT = "ROUNDED_PBX_CONFIG"
 #: Seconds that an agent may ring, unless the trunk says otherwise.
 DEFAULT_RING = 15
-
-LOOPBACK: tuple[Network, ...] = (
-    ipaddress.ip_network("127.0.0.0/8"),
-    ipaddress.ip_network("::1/128"),
-)
 
 
 class Api(Section):
@@ -209,36 +204,6 @@ class Trunk(Section):
         return self.host.partition(":")[0]
 
 
-class Listening(Section):
-    """A listener for switches: only a source in ``allow`` is served; ``off`` does not listen."""
-
-    listen: Listen
-    allow: tuple[Allowed, ...] = LOOPBACK
-
-    @pydantic.field_validator("allow")
-    @classmethod
-    def _somebody(cls, value: tuple[Network, ...]) -> tuple[Network, ...]:
-        if not value:
-            raise ValueError("is empty, so nobody could connect; expected networks")
-        return value
-
-    @pydantic.model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.listen is None:
-            return self
-        host = ipaddress.ip_address(self.listen.host)
-        if host.is_loopback:
-            own = LOOPBACK[0 if host.version == 4 else 1]
-            may = [n for n in self.allow if n.version == own.version and n.overlaps(own)]
-        else:
-            may = [n for n in self.allow if not n.is_loopback]
-        if not host.is_unspecified and not any(n.version == host.version for n in may):
-            raise ValueError(
-                f"nobody in allow can reach {self.listen}; expected the networks of your switches"
-            )
-        return self
-
-
 class FastAgi(Listening):
     """The listener for Asterisk's AGI."""
 
@@ -286,6 +251,7 @@ class Config(Section):
     trunk: Trunk | None = None
     asterisk: AsteriskSection = AsteriskSection()
     freeswitch: FreeSwitchSection = FreeSwitchSection()
+    status: Status = Status()
 
     @pydantic.model_validator(mode="after")
     def _serves_somebody(self) -> Self:
@@ -360,7 +326,8 @@ class Secrets:
 
 
 def read_secrets(path: Path, config: Config) -> Secrets:
-    """The API keys, the secret headers; and whether the store's password can be read.
+    """The API keys, the secret headers; and whether the store's password and the
+    status page's token can be read.
 
     Raises:
         ConfigError: for each that nobody can read.
@@ -384,6 +351,8 @@ def read_secrets(path: Path, config: Config) -> Secrets:
             read(source.read_value, values, ("routes", index, "lookup", "secret_headers", header))
     if config.prestage.has_password:
         read(config.prestage.read_secret, {}, ("prestage",))
+    if config.status.has_token:
+        read(config.status.read_token, {}, ("status",))
     if problems:
         raise ConfigError(problems)
     return secrets

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
 
-from .config_types import DID, as_list, as_text
+from .config_types import DID, Address, as_list, as_text, parse_address
 from .numbers import E164
 from .routing import number_forms
 from .tenants import DEFAULT
@@ -33,8 +34,15 @@ _KINDS = {
     "tuple_type": "is not a list",
 }
 # Values are shown only where no key can stand in them, and never more than this.
-_KEYS_STAND_IN = {"accounts", "ami", "esl", "lookup", "prestage"}
+_KEYS_STAND_IN = {"accounts", "ami", "esl", "lookup", "prestage", "status"}
 _LONGEST_VALUE = 60
+
+#: Every listener, and where it listens unless the configuration says otherwise.
+_LISTENERS: Mapping[Loc, str] = {
+    ("asterisk", "fastagi"): "127.0.0.1:4573",
+    ("freeswitch", "outbound"): "127.0.0.1:8084",
+    ("status",): "127.0.0.1:9810",
+}
 
 _SELECTORS = {"account_codes": "account code", "domains": "domain", "contexts": "context"}
 
@@ -46,6 +54,7 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
     numbers, calls = _section(data, "numbers"), _section(data, "calls")
     accounts = data.get("accounts")
     yield from _selector_checks(accounts)
+    yield from _listener_checks(data)
     routes = data.get("routes")
     routes = routes if isinstance(routes, list) else []
     names: dict[str, int] = {}
@@ -112,6 +121,33 @@ def _selector_checks(accounts: object) -> Iterator[tuple[Loc, str]]:
                     loc = (*loc, index) if isinstance(given, list) else loc
                     where = ".".join(map(str, loc))
                     yield loc, f"{where}: this {what} already leads to the account {taken[key]}"
+
+
+def _listener_checks(data: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Two listeners on one port; said of the one that the file names, as the other may be ours."""
+    taken: list[tuple[Loc, Address, bool]] = []
+    for loc, default in _LISTENERS.items():
+        section: Mapping[str, Any] = data
+        for step in loc:
+            section = _section(section, str(step))
+        given = section.get("listen", default)
+        try:
+            address = parse_address(given)
+        except ValueError:  # off, or said to be no address
+            continue
+        taken.append((loc, address, "listen" in section))
+    for index, (loc, address, given_here) in enumerate(taken):
+        for other, its, _ in taken[:index]:
+            if address.port and address.port == its.port and _overlap(address.host, its.host):
+                mine, theirs = (loc, other) if given_here else (other, loc)
+                text = f"{address if given_here else its} is taken by {'.'.join(map(str, theirs))}"
+                yield (*mine, "listen"), f"{'.'.join(map(str, mine))}.listen: {text}"
+
+
+def _overlap(host: str, other: str) -> bool:
+    one, two = ipaddress.ip_address(host), ipaddress.ip_address(other)
+    everywhere = one.is_unspecified or two.is_unspecified
+    return one == two or (everywhere and one.version == two.version)
 
 
 def _lookup_in_time(

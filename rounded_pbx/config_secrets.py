@@ -26,10 +26,10 @@ from .config_types import (
 )
 from .tenants import Selectors
 
-_EnvironmentName = Annotated[
+EnvironmentName = Annotated[
     str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable", secret=True)
 ]
-_CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
+CredentialName = Annotated[str, matching(NAME, "the name of a credential", secret=True)]
 #: The value of an HTTP header; a token can be long.
 HEADER_LINE = r"[!-~](?:[ -~]{0,4094}[!-~])?"
 
@@ -48,8 +48,8 @@ class _Key(Section):
     """
 
     key_file: Path | None = None
-    key_env: _EnvironmentName | None = None
-    credential: _CredentialName | None = None
+    key_env: EnvironmentName | None = None
+    credential: CredentialName | None = None
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -79,7 +79,7 @@ class Account(_Key):
         Raises:
             ValueError: it cannot be read, or is none; the message never repeats it.
         """
-        return _read("API key", self.key_file, "key_env", self.key_env, self.credential)
+        return read_from("API key", self.key_file, "key_env", self.key_env, self.credential)
 
 
 class SecretHeader(_Key):
@@ -92,15 +92,15 @@ class SecretHeader(_Key):
             ValueError: it cannot be read, or is none; the message never repeats it.
         """
         source = (self.key_file, "key_env", self.key_env, self.credential)
-        return _read("header value", *source, pattern=HEADER_LINE)
+        return read_from("header value", *source, pattern=HEADER_LINE)
 
 
 class Secret(Section):
     """Where a secret comes from: a file, the environment, a credential; as for an account."""
 
     secret_file: Path | None = None
-    secret_env: _EnvironmentName | None = None
-    credential: _CredentialName | None = None
+    secret_env: EnvironmentName | None = None
+    credential: CredentialName | None = None
 
     def read_secret(self) -> SecretStr:
         """The secret.
@@ -108,7 +108,7 @@ class Secret(Section):
         Raises:
             ValueError: it cannot be read, or is none; the message never repeats it.
         """
-        return _read("secret", self.secret_file, "secret_env", self.secret_env, self.credential)
+        return read_from("secret", self.secret_file, "secret_env", self.secret_env, self.credential)
 
 
 class _Login(Secret):
@@ -140,7 +140,7 @@ def _exactly_one(section: Section, *names: str) -> None:
         raise ValueError(f"needs exactly one of {names[0]}, {names[1]} and {names[2]}")
 
 
-def _read(
+def read_from(
     what: str,
     file: Path | None,
     option: str,
@@ -148,6 +148,11 @@ def _read(
     credential: str | None,
     pattern: str = r"[!-~]{1,512}",
 ) -> SecretStr:
+    """The secret of its one source; ``what`` and ``option`` are how a message names them.
+
+    Raises:
+        ValueError: it cannot be read, or is none; the message never repeats it.
+    """
     if variable is not None:
         source, secret = f"the environment variable of {option}", os.environ.get(variable)
         if secret is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
@@ -167,3 +167,39 @@ VariableValue = Annotated[Any, PlainValidator(compile_value)]
 HeaderValue = Annotated[Any, PlainValidator(_header)]
 AsteriskTarget = Annotated[Text, matching(_ASTERISK_TARGET, "a target like from-internal,600,1")]
 FreeSwitchTarget = Annotated[Text, matching(_FREESWITCH_TARGET, "a target like 600 XML default")]
+
+
+LOOPBACK: tuple[Network, ...] = (
+    ipaddress.ip_network("127.0.0.0/8"),
+    ipaddress.ip_network("::1/128"),
+)
+
+
+class Listening(Section):
+    """A listener: only a source in ``allow`` is served; ``off`` does not listen."""
+
+    listen: Listen
+    allow: tuple[Allowed, ...] = LOOPBACK
+
+    @pydantic.field_validator("allow")
+    @classmethod
+    def _somebody(cls, value: tuple[Network, ...]) -> tuple[Network, ...]:
+        if not value:
+            raise ValueError("is empty, so nobody could connect; expected networks")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.listen is None:
+            return self
+        host = ipaddress.ip_address(self.listen.host)
+        if host.is_loopback:
+            own = LOOPBACK[0 if host.version == 4 else 1]
+            may = [n for n in self.allow if n.version == own.version and n.overlaps(own)]
+        else:
+            may = [n for n in self.allow if not n.is_loopback]
+        if not host.is_unspecified and not any(n.version == host.version for n in may):
+            raise ValueError(
+                f"nobody in allow can reach {self.listen}; expected the networks of its peers"
+            )
+        return self

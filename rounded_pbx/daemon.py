@@ -13,15 +13,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import logs, systemd
+from . import __version__, logs, systemd
 from .accounts import ERRANDS_AT_ONCE
 from .api.lookup import MAX_CONNECTIONS
 from .call import Switch
-from .config import Config, Listening, load, read_secrets
+from .config import Config, load, read_secrets
 from .config_prestage import REDIS_CONNECTIONS
 from .config_secrets import SECRET_SOURCES
-from .config_types import Address
+from .config_shown import shown
+from .config_status import STATUS_CONNECTIONS, Status
+from .config_types import Address, Listening
 from .errands import LONGEST
 from .errors import BadNumber, ConfigError, Problem, RoundedPbxError
 from .generation import (
@@ -43,7 +46,11 @@ from .records import CallRecord
 from .servers.fastagi import FastAgiApplication
 from .servers.listener import Listener, Serve
 from .servers.outbound import OutboundServer
+from .watch import Watch
 from .yamlfile import Loc, YamlFile
+
+if TYPE_CHECKING:
+    from .servers.status import Facts, StatusServer
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +61,13 @@ GENERATIONS = 2
 #: Seconds between two status lines for systemd.
 STATUS_EVERY = 5.0
 #: The FileDescriptorName of each socket that systemd may hand over.
-SOCKETS = frozenset(["asterisk", "freeswitch", "status"])
+SOCKETS = frozenset(switch.value for switch in Switch)
 #: What a reload cannot change: it is opened once.
 FIXED: tuple[Loc, ...] = (
     ("asterisk", "fastagi", "listen"),
     ("freeswitch", "outbound", "listen"),
     *(("prestage", name) for name in ("store", "username", *SECRET_SOURCES)),
+    ("status",),
 )
 
 Secrets = Mapping[str, str]
@@ -106,6 +114,10 @@ class Daemon:
         self._generations: list[tuple[Generation, contextlib.AsyncExitStack]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self._started = time.time()
+        self._watch = Watch(time.monotonic)
+        self._page: StatusServer | None = None
+        self._shown = ""
 
     @property
     def config(self) -> Config:
@@ -159,6 +171,9 @@ class Daemon:
             if section.listen is None:
                 log.error("%s: systemd listens, but listen is off: calls are refused", switch)
         self.ready = True
+        self._shown = shown(config)
+        if config.status.listen is not None:
+            await self._open_page(config.status)
 
     async def reload(self, config: Config, keys: Secrets, headers: Headers) -> None:
         """Handle the calls that come from now on by another configuration, whole.
@@ -175,9 +190,10 @@ class Daemon:
             # Of thousands of routes it takes a tenth of a second.
             told = self._told(config)
             desk = await asyncio.to_thread(desk_of, begun, self._tickets, told)
+            text = await asyncio.to_thread(shown, config)
             most = _most_sessions(config, len(self._listeners))
             # Nothing from here on can fail or wait: it is done whole.
-            self._desk = desk
+            self._desk, self._shown = desk, text
             renew(self._tickets, begun)
             for switch, listener in self._listeners.items():
                 _limit(listener, KINDS[switch].section(config), config, most)
@@ -200,6 +216,8 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await asyncio.gather(*(stack.aclose() for _, stack in self._generations))
+        if self._page is not None:  # to the last, it says that no calls are taken
+            await self._page.close()
 
     def _generation(
         self, config: Config, keys: Secrets, headers: Headers, before: Generation | None
@@ -227,8 +245,46 @@ class Daemon:
         def told(record: CallRecord) -> None:
             log_call(record, full_numbers=full_numbers)
             self.metrics.count_call(record)
+            self._watch.add(record)
 
         return told
+
+    async def _open_page(self, section: Status) -> None:
+        """The status page. Calls come first: where it cannot be had, they go on without it."""
+        from .servers.status import StatusServer
+
+        try:
+            self._page = StatusServer(
+                section,
+                watch=self._watch,
+                ready=lambda: self.ready,
+                metrics=self.metrics.text,
+                facts=self._facts,
+            )
+            log.info("status page: http://%s/", await self._page.start())
+        except (OSError, ValueError) as error:
+            log.warning("no status page on %s: %s", section.listen, error)
+
+    def _facts(self) -> Facts:
+        """What the page shows beside calls."""
+        from .servers.status import AccountHealth, Facts
+
+        state, accounts = self.state(), self._generations[-1][0].accounts
+        return Facts(
+            version=__version__,
+            pbx=self.config.pbx_name,
+            started=self._started,
+            listening=tuple((switch.value, str(at)) for switch, at in self.addresses.items()),
+            accounts=tuple(
+                AccountHealth(name, is_open, accounts.problems.get(name))
+                for name, is_open in state.breakers.items()
+            ),
+            in_flight=state.in_flight,
+            prestaged=state.tickets,
+            dropped_errands=sum(each.errands.dropped for each, _ in self._generations),
+            refused=sum(state.refused.values()),
+            configuration=self._shown,
+        )
 
     def _dispose(self, account: str, call_id: str) -> None:
         self._generations[-1][0].errands.dispose(account, call_id)
@@ -252,6 +308,7 @@ def _most_sessions(config: Config, listeners: int) -> int:
     others += len(lookup_origins(config)) * MAX_CONNECTIONS
     others = GENERATIONS * others + OTHER_FILES
     others += 0 if config.prestage.store == "memory" else REDIS_CONNECTIONS
+    others += 0 if config.status.listen is None else STATUS_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = listeners * sessions + others
     if soft != resource.RLIM_INFINITY and soft < wanted:

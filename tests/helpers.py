@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from rounded_pbx.config import Api, Config
 from rounded_pbx.config_secrets import Account
+from rounded_pbx.config_status import Status
 from rounded_pbx.config_types import Address
 from rounded_pbx.sandbox import Behaviour, Sandbox, serving
 from rounded_pbx.staging import StagingRequest, StagingResult
@@ -298,7 +299,9 @@ async def sandbox(
 def config(url: str, *names: str, **api: Any) -> Config:
     """A configuration for the API at ``url``; ``api`` may go below what a file may say."""
     accounts = {name: Account(key_env="UNUSED") for name in names or ("default",)}
-    return Config(accounts=accounts, api=Api(base_url=url, warm=0).model_copy(update=api))
+    without_page = Status.model_validate({"listen": "off"})
+    wanted = Api(base_url=url, warm=0).model_copy(update=api)
+    return Config(accounts=accounts, api=wanted, status=without_page)
 
 
 class _Unhurried(selectors.SelectSelector):

@@ -209,7 +209,7 @@ MISTAKES = [
     (
         ACCOUNT + "frob: 1\n",
         2,
-        "expected one of accounts, api, asterisk, calls, freeswitch, numbers, pbx, prestage",
+        "expected one of accounts, api, asterisk, calls, freeswitch, logs, numbers, pbx, prestage",
     ),
     (ACCOUNT + "calls:\n  dedline: 1\n", 3, "calls.dedline is not known; did you mean deadline?"),
     (ACCOUNT + "calls:\n  deadline: 99\n", 3, "99: input should be less than or equal to 30"),

@@ -23,11 +23,14 @@ from rounded_pbx.config import (
 )
 from rounded_pbx.config_prestage import Prestage
 from rounded_pbx.config_secrets import Account
+from rounded_pbx.config_status import STATUS_CONNECTIONS, Status
 from rounded_pbx.config_types import Address
 from rounded_pbx.doctor.listener import rehearsal
 
 from .helpers import AGENT, KEY, Peer, answer, raw_server, sandbox
 from .test_fastagi import Asterisk, environment
+
+NO_PAGE = Status.model_validate({"listen": "off"})
 
 
 async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
@@ -39,6 +42,7 @@ async def test_a_daemon_that_stops_lets_its_calls_end() -> None:
             routes=(RouteSection(name="a", agent_id=AGENT, did=["+33612345678"]),),
             asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
             freeswitch=FreeSwitchSection(outbound=Outbound.model_validate({"listen": "off"})),
+            status=NO_PAGE,
         )
         async with daemon.running(settings, {"default": KEY}) as running:
             address = running.addresses[Switch.ASTERISK]
@@ -63,6 +67,7 @@ async def test_each_tenants_calls_are_staged_with_its_own_key_and_limits() -> No
             routes=(RouteSection(name="a", agent_id=AGENT, did=["+33612345678"]),),
             asterisk=AsteriskSection(fastagi=FastAgi(listen=Address("127.0.0.1", 0))),
             freeswitch=FreeSwitchSection(outbound=Outbound.model_validate({"listen": "off"})),
+            status=NO_PAGE,
         )
         keys = {"default": "wrong", "acme": KEY}
         told = []
@@ -98,6 +103,7 @@ async def test_a_daemon_looks_a_caller_up_and_a_rehearsal_of_it_does_not() -> No
                 "routes": [{"name": "a", "agent_id": AGENT, "did": "*", "lookup": lookup}],
                 "asterisk": {"fastagi": {"listen": "127.0.0.1:0"}},
                 "freeswitch": {"outbound": {"listen": "off"}},
+                "status": {"listen": "off"},
             }
         )
 
@@ -146,7 +152,10 @@ def test_there_are_never_more_sessions_than_open_files_allow(
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.append(limits))
     accounts = {"a": Account(key_env="A"), "b": Account(key_env="B")}
     config = Config(
-        accounts=accounts, api=Api(max_connections=200), calls=Calls(max_in_flight=2000)
+        accounts=accounts,
+        api=Api(max_connections=200),
+        calls=Calls(max_in_flight=2000),
+        status=NO_PAGE,
     )
     with caplog.at_level(logging.WARNING):
         assert daemon._most_sessions(config, 1) == sessions
@@ -169,12 +178,19 @@ def test_lookups_have_open_files_of_their_own_for_each_origin(
         )
         for index, url in enumerate(urls)
     )
-    config = Config(accounts={"a": Account(key_env="A")}, routes=routes)
+    config = Config(accounts={"a": Account(key_env="A")}, routes=routes, status=NO_PAGE)
     assert daemon._most_sessions(config, 1) == 4096 - 2 * (208 + 2 * 50) - daemon.OTHER_FILES
 
 
 def test_redis_has_open_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
     shared = Prestage(store="redis://127.0.0.1")
-    config = Config(accounts={"a": Account(key_env="A")}, prestage=shared)
+    config = Config(accounts={"a": Account(key_env="A")}, prestage=shared, status=NO_PAGE)
     assert daemon._most_sessions(config, 1) == 4096 - 2 * 208 - daemon.OTHER_FILES - 64
+
+
+def test_the_status_page_has_open_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
+    config = Config(accounts={"a": Account(key_env="A")})
+    left = 4096 - 2 * 208 - daemon.OTHER_FILES - STATUS_CONNECTIONS
+    assert daemon._most_sessions(config, 1) == left

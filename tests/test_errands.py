@@ -258,6 +258,7 @@ def settings(url: str, **prestage: object) -> Config:
             "prestage": prestage,
             "asterisk": {"fastagi": {"listen": "127.0.0.1:0"}},
             "freeswitch": {"outbound": {"listen": "off"}},
+            "status": {"listen": "off"},
         }
     )
 

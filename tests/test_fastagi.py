@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from rounded_pbx.call import Switch
-from rounded_pbx.config import LOOPBACK
-from rounded_pbx.config_types import Address
+from rounded_pbx.config_types import LOOPBACK, Address
 from rounded_pbx.handler import Desk
 from rounded_pbx.numbers import CallerPolicy
 from rounded_pbx.protocol.agi import ENVIRONMENT_KEYS, LONGEST_ENVIRONMENT

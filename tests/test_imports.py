@@ -23,11 +23,11 @@ SOURCES = {
 }
 PURE = {
     *["call", "errors", "lookups", "numbers", "records", "routing", "staging", "templates"],
-    *["tenants", "variables"],
+    *["tenants", "variables", "watch"],
 }
 PURE_LIBRARIES = {
     *["__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "math", "re"],
-    *["hashlib", "ipaddress", "json", "string", "typing", "phonenumbers"],
+    *["bisect", "hashlib", "ipaddress", "itertools", "json", "string", "typing", "phonenumbers"],
 }
 PURE_NAMES = ("urllib.parse", "rounded_pbx.")
 # A library, and the only modules (or packages) of ours that may know it.
@@ -45,7 +45,7 @@ SEES_ONLY = {
     "call": set(),
     "errors": set(),
     "protocol": {"protocol", "call", "errors"},
-    "dialplan": {"dialplan", "config", "variables"},
+    "dialplan": {"dialplan", "config", "config_types", "variables"},
     "handler": PURE,
 }
 

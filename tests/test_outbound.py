@@ -12,8 +12,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from rounded_pbx.config import LOOPBACK
-from rounded_pbx.config_types import Address, Network
+from rounded_pbx.config_types import LOOPBACK, Address, Network
 from rounded_pbx.errors import Hangup, SwitchError
 from rounded_pbx.handler import Desk
 from rounded_pbx.numbers import CallerPolicy

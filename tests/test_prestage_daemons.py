@@ -40,6 +40,7 @@ def daemon_at(directory: Path, api: SandboxThread, redis: RedisServer) -> Iterat
         + f"pbx: {directory.name}\n"
         + f"asterisk: {{fastagi: {{listen: '{listens[0]}:{listens[1]}'}}}}\n"
         + "freeswitch: {outbound: {listen: off}}\n"
+        + "status: {listen: off}\n"
     )
     command = rounded_pbx("serve", "--config", directory / "config.yml")
     started = Daemon(directory, command, listens=listens)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 # The descriptor becomes the third one, and the pid is that of whoever takes it (sd_listen_fds(3)).
 _HAND_OVER = 'exec 3<&"$0"; LISTEN_PID=$$ exec "$@"'
+_HANDED_OVER = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "asterisk"}
 
 
 class Service:
@@ -37,18 +38,13 @@ class Service:
         self._log = log
         self._environ = environ
 
-    def start(self) -> None:
-        """Start it; it may take calls only some time later."""
+    def start(self, **environ: str) -> None:
+        """Start it, with more in its environment; it may take calls only some time later."""
         place = self.socket.fileno()
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 ["bash", "-c", _HAND_OVER, str(place), *self._command],
-                env={
-                    **os.environ,
-                    "LISTEN_FDS": "1",
-                    "LISTEN_FDNAMES": "asterisk",
-                    **self._environ,
-                },
+                env={**os.environ, **_HANDED_OVER, **self._environ, **environ},
                 pass_fds=[place],
                 stdout=log,
                 stderr=log,

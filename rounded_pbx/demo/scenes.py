@@ -121,4 +121,5 @@ def _config(url: str) -> Config:
     data["api"] = {"base_url": url}
     data["asterisk"] = {"fastagi": {"listen": "127.0.0.1:0"}}
     data["freeswitch"] = {"outbound": {"listen": "127.0.0.1:0"}}
+    data["status"] = {"listen": "off"}
     return Config.model_validate(data)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Config, Listening, Trunk
+from ..config import Config, Trunk
+from ..config_types import Listening
 
 # Sections of sip.conf that no peer can be named by.
 _SIPS_OWN = ("general", "authentication")

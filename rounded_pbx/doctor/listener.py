@@ -121,6 +121,7 @@ async def rehearsal(config: Config) -> AsyncIterator[Rehearsal]:
                 "freeswitch": config.freeswitch.model_copy(
                     update={"outbound": type(config.freeswitch.outbound)(listen=str(anywhere))}
                 ),
+                "status": type(config.status)(listen="off"),
             }
         )
         async with daemon.running(mine, dict.fromkeys(config.accounts, _KEY)) as running:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from ..call import Switch
-from ..config import Config, Listening
+from ..config import Config
+from ..config_types import Listening
 from ..servers.listener import is_allowed
 from .results import CheckResult, right, said, skipped, wrong
 

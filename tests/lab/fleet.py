@@ -81,7 +81,8 @@ def fleet(directory: Path, api: SandboxThread) -> Iterator[Fleet]:
         for name, host in zip("ab", HOSTS, strict=True):
             (own := directory / name).mkdir()
             (own / "password").write_text(PASSWORD)
-            text = config(api.url) + documented(host, redis, own)
+            # Both are on one machine here, and its page has one port.
+            text = config(api.url) + documented(host, redis, own) + "status: {listen: off}\n"
             daemons.append(stack.enter_context(_daemon(host, own, text)))
         balancer = stack.enter_context(haproxy(directory / "haproxy"))
         yield Fleet(balancer, redis, *daemons)
