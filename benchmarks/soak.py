@@ -8,7 +8,8 @@ they come in and collected half a second later. Meanwhile the daemon reads its c
 again, and the API answers 503, nothing, or closes its connections. The restarts are in the first
 half, so that the second shows the memory of one process.
 
-Its exit status is 1 where a call was lost or waited past its cap, or where memory grew.
+Its exit status is 1 where a call was lost or waited past its cap, where memory grew, where the
+daemon's log has a traceback, and where no call was staged at all.
 """
 
 from __future__ import annotations
@@ -97,6 +98,12 @@ class Seen:
     outcomes: Counter[str] = field(default_factory=Counter)
     memory: list[tuple[float, float, int]] = field(default_factory=list)
     switch_memory: list[float] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something has happened that must not."""
+        wrong = self.lost or self.late or self.done["tracebacks in the log"]
+        return bool(wrong) or not self.with_id or self.growth() > GROWTH
 
     def growth(self) -> float:
         """Megabytes that the last process had more in the last third of its time than before."""
@@ -368,12 +375,12 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         seen = soak(Path(name), options.minutes, options.rate, every, console.print)
-        if seen.lost or seen.late:
+        if seen.failed:
             shutil.copy(Path(name) / "log", "soak.log")
     show(seen, console)
     if options.output:
         write(seen, options.output)
-    sys.exit(1 if seen.lost or seen.late or seen.growth() > GROWTH else 0)
+    sys.exit(1 if seen.failed else 0)
 
 
 if __name__ == "__main__":

@@ -70,3 +70,15 @@ def test_a_short_soak_loses_no_call() -> None:
     assert re.search(r"[1-9]\d* Redis killed, [1-9]\d* reloads, 1 restarts, 0 tracebacks", said), (
         said
     )
+
+
+@pytest.mark.parametrize(
+    ("with_id", "tracebacks", "lost", "failed"),
+    [(1, 0, [], False), (0, 0, [], True), (1, 1, [], True), (1, 0, ["+331 at 2 s"], True)],
+)
+def test_a_soak_that_staged_nothing_or_met_a_defect_has_failed(
+    with_id: int, tracebacks: int, lost: list[str], failed: bool
+) -> None:
+    seen = soak.Seen(calls=1, with_id=with_id, lost=lost)
+    seen.done["tracebacks in the log"] = tracebacks
+    assert seen.failed == failed

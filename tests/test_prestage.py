@@ -170,12 +170,18 @@ def test_a_flight_that_ends_before_the_collectors_deadline_leaves_time_to_stage_
     at_once(work())
 
 
-def test_a_defect_in_a_staging_is_staged_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_in_a_staging_is_staged_anew(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
     async def work() -> None:
         daemon = Daemon()
-        daemon.begin(dataclasses.replace(CALL, account="gone"))
+        monkeypatch.setattr(daemon.tickets.stager, "stage", defect)
+        daemon.begin()
         assert await daemon.collect() is None
-        daemon.begin(dataclasses.replace(CALL, account="gone"))
+        daemon.begin()
         await asyncio.sleep(1)
         assert len(daemon.tickets) == 0
 
