@@ -114,7 +114,7 @@ async def test_the_page_shows_what_is_beside_calls() -> None:
     assert "<pre>calls: {}\n</pre>" in body
     assert "circuit breaker of acme is open" in body
     assert re.findall(r"<td class=\"(?:ok|bad)\">(.*?)</td>", body) == [
-        *["closed", "answers", "open", "503: try again", "closed"],
+        *["open", "503: try again", "closed", "answers", "closed"],
     ]
     numbers = re.findall(r'<dd id="(\w+)">(\d+)</dd>', body)
     assert numbers == list(zip(_COUNTS, ["0", "41", "42", "43", "44"], strict=True))

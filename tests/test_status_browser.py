@@ -499,9 +499,11 @@ def test_a_daemon_that_is_killed_is_found_again_with_the_calls_that_it_knows(
 def test_another_configuration_is_loaded_anew(status: Site, page: Page) -> None:
     page.open(status.url)
     live(page)
+    page.run("document.getElementById('filter').value = 'kept'")
     status.facts = replace(FACTS, configuration="calls: {deadline: 9}\n", version="0.2.0")
     page.until(lambda: page.has("pre", "deadline: 9"), "the new configuration")
     live(page)
+    assert page.run("document.getElementById('filter').value") == "kept"
     assert page.loads == 2
 
 

@@ -90,6 +90,11 @@ def verdict(facts: Facts, ready: bool, minutes: Iterable[Minute]) -> tuple[Level
     return Level.OK, "All is well"
 
 
+def worst_first(accounts: Iterable[AccountHealth]) -> list[AccountHealth]:
+    """The accounts in the order in which they are shown."""
+    return sorted(accounts, key=lambda each: (not each.breaker_open, not each.problem))
+
+
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

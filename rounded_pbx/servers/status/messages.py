@@ -12,7 +12,7 @@ from typing import Any
 
 from ...records import CallRecord
 from ...watch import MINUTES, Watch
-from .facts import LATELY, Facts, verdict
+from .facts import LATELY, Facts, verdict, worst_first
 
 #: Characters of a text that are shown.
 LONGEST = 200
@@ -90,7 +90,8 @@ def counts(facts: Facts, total: int) -> list[int]:
 
 
 def _accounts(facts: Facts) -> dict[str, Any]:
-    return {"accounts": [[a.name, a.breaker_open, problem(a.problem)] for a in facts.accounts]}
+    accounts = worst_first(facts.accounts)
+    return {"accounts": [[a.name, a.breaker_open, problem(a.problem)] for a in accounts]}
 
 
 def problem(text: str | None) -> str | None:

@@ -2,6 +2,7 @@
 // Whatever a caller, the API or the configuration says gets into the page by textContent only.
 (() => {
   const MOST = 200, MINUTES = 60, WIDTH = 10, HEIGHT = 100, SILENCE = 25000, AGAIN = 3000;
+  const KEPT = "rounded_pbx filter";
   const GROUPS = {STAGED: "staged", INITIATED: "initiated", HANGUP: "hangup"};
   const ORDER = ["staged", "initiated", "failed", "hangup"];
   const MARKS = {ok: "\u25cf", warning: "\u25b2", bad: "\u25a0"};
@@ -161,7 +162,7 @@
     mark.setAttribute("aria-hidden", "true");
     health.className = level;
     health.replaceChildren(mark, " ", make("b", "", text));
-    document.title = [text, ...document.title.split(" \u00b7 ").slice(1)].join(" \u00b7 ");
+    document.title = `${text} \u00b7 ${document.title.split(" \u00b7 ").pop()}`;
   }
 
   function accounts(list) {
@@ -182,7 +183,8 @@
     alive();
     if (message.page !== document.body.dataset.page) {  // another configuration, or another start
       source.close();
-      setTimeout(() => location.reload(), 1500);
+      clearTimeout(timer);
+      setTimeout(loadAnew, 1500);
       return;
     }
     if (!message.snapshot && message.from !== total) return connect();  // one was missed
@@ -203,6 +205,24 @@
     counts.forEach((name, index) => say(id(name), String(message.counts[index])));
     if (message.accounts) accounts(message.accounts);
     say(id("live"), `Live; as of ${timeText(message.now)}.`);
+  }
+
+  function loadAnew() {
+    try {
+      sessionStorage.setItem(KEPT, filter.value);
+    } catch {  // a browser that stores nothing
+    }
+    location.reload();
+  }
+
+  function keptFilter() {
+    try {
+      const kept = sessionStorage.getItem(KEPT);
+      sessionStorage.removeItem(KEPT);
+      return kept || "";
+    } catch {
+      return "";
+    }
   }
 
   function lost() {
@@ -237,6 +257,8 @@
     held = [];
     if (!hold.checked) show(add(calls));
   });
+  filter.value = keptFilter();
+  show(body.rows);
   id("tools").hidden = false;
   connect();
 })();

@@ -11,7 +11,7 @@ from importlib import resources
 
 from ...records import CallRecord
 from ...watch import MINUTES, Minute, Watch
-from .facts import LATELY, AccountHealth, Facts, Group, Level, group_of, verdict
+from .facts import LATELY, AccountHealth, Facts, Group, Level, group_of, verdict, worst_first
 from .messages import Told, counts, mark, problem, row
 
 #: Seconds after which a browser without JavaScript loads the page again.
@@ -116,11 +116,12 @@ def _header(facts: Facts, total: int, level: Level, text: str) -> str:
 def _accounts(accounts: Iterable[AccountHealth]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(account.name)}</th>{_breaker(account)}{_api(account)}</tr>\n'
-        for account in accounts
+        for account in worst_first(accounts)
     )
     return (
         '<section aria-labelledby="accounts_h"><h2 id="accounts_h">Accounts</h2>\n'
-        '<div class="scroll"><table><thead><tr><th scope="col">Account</th>'
+        '<div class="scroll few" role="region" tabindex="0" aria-labelledby="accounts_h">'
+        '<table><thead><tr><th scope="col">Account</th>'
         '<th scope="col">Circuit breaker</th><th scope="col">API</th></tr></thead>\n'
         f'<tbody id="accounts">{rows}</tbody></table></div></section>\n'
     )
@@ -219,7 +220,8 @@ def _calls(records: Sequence[CallRecord]) -> str:
         'placeholder="a number, an id, an outcome" autocomplete="off" spellcheck="false"></label> '
         '<label><input id="hold" type="checkbox"> hold still</label> '
         '<span id="shown" role="status"></span></p>\n'
-        f'<div class="scroll"><table class="calls"><thead><tr>{columns}</tr></thead>\n'
+        '<div class="scroll" role="region" tabindex="0" aria-labelledby="calls_h">'
+        f'<table class="calls"><thead><tr>{columns}</tr></thead>\n'
         f'<tbody id="calls">{"".join(_rows(records))}</tbody></table></div>\n'
         '<p id="none"><small>The last 200, newest first. The last four digits of callers are '
         "hidden.</small></p></section>\n"
