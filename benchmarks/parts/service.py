@@ -38,13 +38,13 @@ class Service:
         self._log = log
         self._environ = environ
 
-    def start(self, **environ: str) -> None:
-        """Start it, with more in its environment; it may take calls only some time later."""
+    def start(self) -> None:
+        """Start it; it may take calls only some time later."""
         place = self.socket.fileno()
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 ["bash", "-c", _HAND_OVER, str(place), *self._command],
-                env={**os.environ, **_HANDED_OVER, **self._environ, **environ},
+                env={**os.environ, **_HANDED_OVER, **self._environ},
                 pass_fds=[place],
                 stdout=log,
                 stderr=log,
