@@ -153,6 +153,9 @@ class Daemon:
             self._tickets = tickets_of(begun, self._dispose)
             self._desk = desk_of(begun, self._tickets, self._told(config))
             self._generations.append((begun, stack.pop_all()))
+        self._shown = shown(config)
+        if config.status.listen is not None:  # first: what it imports would hold up a call
+            await self._open_page(config.status)
         wanted = [
             switch
             for switch, kind in KINDS.items()
@@ -171,9 +174,6 @@ class Daemon:
             if section.listen is None:
                 log.error("%s: systemd listens, but listen is off: calls are refused", switch)
         self.ready = True
-        self._shown = shown(config)
-        if config.status.listen is not None:
-            await self._open_page(config.status)
 
     async def reload(self, config: Config, keys: Secrets, headers: Headers) -> None:
         """Handle the calls that come from now on by another configuration, whole.
