@@ -164,11 +164,11 @@ def serve(
 
     Exit status 1: it cannot start, as where its port is taken; 2: the configuration has mistakes.
     """
-    from . import daemon
+    from . import service
     from .config import config_path
 
     with _saying_why():
-        asyncio.run(daemon.serve(config_path(config), verbose=verbose))
+        asyncio.run(service.serve(config_path(config), verbose=verbose))
 
 
 @app.command()
@@ -338,7 +338,7 @@ def stage(
     Exit status 0: there is an id; 1: there is none, and ROUNDED_STATUS and ROUNDED_REASON say why.
     """
     from .config import config_path
-    from .daemon import read
+    from .service import read
 
     settings, keys, headers = read(config_path(config))
     call = _call(did, caller, name, route_name, context, domain, account_code)
@@ -626,8 +626,8 @@ def demo(
 
 
 async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
-    from .daemon import stop_signals
     from .sandbox import Call, Sandbox, serving
+    from .service import stop_signals
 
     def show(method: str, path: str, status: int, call: Call | None) -> None:
         colour = "green" if status < 400 else "red"

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.parts.service import Service, daemon_command
 from rounded_pbx import daemon as daemons
+from rounded_pbx import service
 from rounded_pbx.api import RoundedClient
 from rounded_pbx.call import Switch
 from rounded_pbx.config_types import LOOPBACK, Address
@@ -58,7 +59,7 @@ class Running:
 
     async def read_anew(self, **given: object) -> bool:
         self.file.write_text(text(self.api.url, **given))
-        return await daemons.reload(self.daemon, self.file)
+        return await service.reload(self.daemon, self.file)
 
 
 async def ask(address: Address, script: str = SCRIPT) -> dict[str, str]:
@@ -74,7 +75,7 @@ async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     file = tmp_path / "config.yml"
     async with sandbox(staging_time=0.2) as api:
         file.write_text(text(api.url))
-        async with daemons.running(*daemons.read(file)) as daemon:
+        async with daemons.running(*service.read(file)) as daemon:
             yield Running(file, api, daemon)
 
 
@@ -127,7 +128,7 @@ async def test_a_configuration_with_a_mistake_changes_nothing(
     if not broken.startswith("accounts: {"):
         broken = f"accounts: {{default: {{key_env: RELOAD_KEY}}}}\n{broken}"
     running.file.write_text(broken)
-    assert not await daemons.reload(running.daemon, running.file)
+    assert not await service.reload(running.daemon, running.file)
     assert running.daemon.config is kept
     assert said in caplog.text
     assert "NOT read anew" in caplog.text
@@ -147,7 +148,7 @@ async def test_what_is_opened_once_wants_a_restart(
 ) -> None:
     before = running.file.read_text()
     running.file.write_text(before.replace(old, new).replace(AGENT, OTHER))
-    assert not await daemons.reload(running.daemon, running.file)
+    assert not await service.reload(running.daemon, running.file)
     line = next(i for i, each in enumerate(before.splitlines(), 1) if old in each)
     assert f"config.yml:{line}: {what} has changed" in caplog.text
     assert (await running.ask())["ROUNDED_AGENT_ID"] == AGENT
@@ -164,9 +165,9 @@ async def test_another_credential_of_the_store_wants_a_restart(
         (tmp_path / name).write_text("hush")
     usual = text("http://127.0.0.1:1")
     file.write_text(usual.replace("prestage: {limit: 1}", stored.format("first")))
-    async with daemons.running(*daemons.read(file)) as daemon:
+    async with daemons.running(*service.read(file)) as daemon:
         file.write_text(usual.replace("prestage: {limit: 1}", stored.format("second")))
-        assert not await daemons.reload(daemon, file)
+        assert not await service.reload(daemon, file)
     assert "config.yml:5: prestage.credential has changed" in caplog.text
 
 
@@ -235,7 +236,7 @@ async def test_a_ticket_whose_account_a_reload_removed_is_staged_anew(
     before = running.file.read_text()
     both = before.replace("}}", "}, acme: {key_env: RELOAD_KEY, account_codes: ['7']}}", 1)
     running.file.write_text(both)
-    assert await daemons.reload(running.daemon, running.file)
+    assert await service.reload(running.daemon, running.file)
     script = SCRIPT + "&accountcode=7"
     address = running.daemon.addresses[Switch.ASTERISK]
     reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -243,7 +244,7 @@ async def test_a_ticket_whose_account_a_reload_removed_is_staged_anew(
     asterisk.write(environment(network_script=script.replace("stage", "prestage", 1)))
     ticket = (await asterisk.command()).split('"')[2].rstrip("\\")
     running.file.write_text(before)
-    assert await daemons.reload(running.daemon, running.file)
+    assert await service.reload(running.daemon, running.file)
     asterisk.write(b"200 result=0\n")
     writer.close()
     await eventually(lambda: "prestaged UNAVAILABLE" in caplog.text)
@@ -260,11 +261,11 @@ async def test_a_daemon_that_stops_lets_a_call_from_before_a_reload_end(
     file = tmp_path / "config.yml"
     async with sandbox(staging_time=2.0) as api:
         file.write_text(text(api.url, deadline=5))
-        async with daemons.running(*daemons.read(file)) as daemon:
+        async with daemons.running(*service.read(file)) as daemon:
             asking = asyncio.ensure_future(ask(daemon.addresses[Switch.ASTERISK]))
             await eventually(lambda: api.calls.newest(1))
             file.write_text(text(api.url, deadline=0.5))
-            assert await daemons.reload(daemon, file)
+            assert await service.reload(daemon, file)
         assert (await asking)["ROUNDED_STATUS"] == "STAGED"
 
 
@@ -275,7 +276,7 @@ async def test_a_mended_way_to_the_api_gets_a_breaker_of_its_own(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     usual = running.file.read_text()
     running.file.write_text(usual.replace("warm: 1", "warm: 1, trust_env: true"))
-    assert await daemons.reload(running.daemon, running.file)
+    assert await service.reload(running.daemon, running.file)
     now, before = (each[0].accounts.by_name["default"] for each in running.daemon._generations)
     assert now.breaker is not before.breaker
     assert now.limits is before.limits
@@ -310,7 +311,7 @@ async def test_a_reload_drops_no_errand_that_is_to_be_tried_again(
 
 
 async def test_reloads_that_come_together_are_done_one_by_one(running: Running) -> None:
-    read = daemons.read(running.file)
+    read = service.read(running.file)
     await asyncio.gather(*(running.daemon.reload(*read) for _ in range(3)))
     assert len(running.daemon._generations) == 4
     assert (await running.ask())["ROUNDED_STATUS"] == "STAGED"
@@ -320,7 +321,7 @@ async def test_whoever_may_connect_can_be_changed(running: Running) -> None:
     text_ = running.file.read_text()
     only = text_.replace('listen: "127.0.0.1:0"', 'listen: "127.0.0.1:0", allow: [127.9.9.9]')
     running.file.write_text(only)
-    assert await daemons.reload(running.daemon, running.file)
+    assert await service.reload(running.daemon, running.file)
     with contextlib.suppress(ConnectionError):
         assert await running.ask() == {}
     assert running.daemon.state().refused == {"asterisk": 1}
