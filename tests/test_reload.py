@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -177,17 +178,18 @@ async def test_a_reload_does_nothing_that_takes_long_while_calls_wait(
     """Of a thousand routes each of these takes as long as a staging, or longer."""
     threads: dict[str, threading.Thread] = {}
 
-    def noting(name: str) -> None:
-        was = getattr(daemons, name)
+    def noting(module: ModuleType, name: str) -> None:
+        was = getattr(module, name)
 
         def noted(*arguments: object) -> object:
             threads[name] = threading.current_thread()
             return was(*arguments)
 
-        monkeypatch.setattr(daemons, name, noted)
+        monkeypatch.setattr(module, name, noted)
 
-    for name in ("load", "desk_of", "YamlFile"):
-        noting(name)
+    noting(service, "load")
+    noting(daemons, "desk_of")
+    noting(service, "YamlFile")
     assert await running.read_anew(agent=OTHER)
     assert not await running.read_anew(port=4573)
     assert threads.keys() == {"load", "desk_of", "YamlFile"}
