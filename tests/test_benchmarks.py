@@ -82,3 +82,13 @@ def test_a_soak_that_staged_nothing_or_met_a_defect_has_failed(
     seen = soak.Seen(calls=1, with_id=with_id, lost=lost)
     seen.done["tracebacks in the log"] = tracebacks
     assert seen.failed == failed
+
+
+def test_the_status_page_is_measured_beside_the_daemon() -> None:
+    command = [sys.executable, "-m", "benchmarks.status", "--seconds", "1", "--turns", "1"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    rows = re.findall(r"^ +(?:daemon|the page alone), (.*?)  +[0-9.]+ ", ran.stdout, re.MULTILINE)
+    assert rows == [
+        *["no viewer", "ten viewers", "left alone", "told of calls", "told, ten viewers"],
+    ], ran.stdout + ran.stderr
+    assert re.search(r"^The page with 10 viewers: [0-9.]+ ms", ran.stdout, re.MULTILINE), ran

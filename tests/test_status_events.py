@@ -300,6 +300,27 @@ async def test_the_end_comes_at_once_and_in_good_order() -> None:
             await shown.connect()
 
 
+async def test_who_comes_while_it_ends_is_sent_away_and_starts_nothing() -> None:
+    async with page() as shown:
+        stream = shown.server._events.response()
+        await shown.server._events.close()
+        assert (await shown.get("/events")).status == 503
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        reader, writer = await shown.connect()
+        await eventually(lambda: shown.server._door.connections)
+        (connection,) = shown.server._door.connections
+        scope = {"type": "http", "method": "GET", "state": {"connection": connection}}
+        await stream(scope, lambda: asyncio.sleep(0), send)  # type: ignore[arg-type,return-value]
+        assert [message.get("more_body") for message in sent] == [None, True, False]
+        assert shown.server._events._telling is None
+        writer.close()
+        assert await reader.read() == b""
+
+
 async def _to_the_end(follows: Viewer) -> None:
     async for _ in chunks(follows.reader):  # it ends with the last chunk, or this raises
         pass

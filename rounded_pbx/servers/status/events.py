@@ -60,7 +60,7 @@ class Events:
         self._viewers.add(viewer)
         connection.go_on()
         try:
-            if self._telling is None:
+            if self._telling is None and not self._closed:
                 self._turn(self._teller.now())
                 self._telling = asyncio.ensure_future(self._tell())
             await _send(send, RETRY)
