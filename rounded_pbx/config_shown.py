@@ -26,8 +26,7 @@ HIDDEN = "***"
 SHOWN = frozenset(
     [
         *["Account.key_env", "Account.credential", "Account.account_codes", "Account.domains"],
-        *["Account.contexts", "Ami.username", "Ami.secret_env", "Ami.credential"],
-        *["Api.base_url", "Config.pbx", "Esl.secret_env", "Esl.credential"],
+        *["Account.contexts", "Ami.username", "Api.base_url", "Config.pbx"],
         *["Fallback.asterisk", "Fallback.freeswitch", "LookupSection.variables"],
         *["Logs.format", "Logs.caller_numbers"],
         *["Numbers.country", "Numbers.withheld", "Numbers.malformed"],
@@ -40,8 +39,12 @@ SHOWN = frozenset(
     ]
 )
 #: What is not: a key may stand in what is sent with a call, or to a CRM. Templates' fields are.
+#: And where the switches' secrets come from: the daemon never reads them, so one that was written
+#: there itself is a mistake that nobody is told of.
 HIDES = frozenset(
     [
+        *["Ami.secret_env", "Ami.secret_file", "Ami.credential"],
+        *["Esl.secret_env", "Esl.secret_file", "Esl.credential"],
         *["LookupSection.headers", "LookupSection.url"],
         *["RouteSection.dynamic_variables", "RouteSection.custom_headers"],
     ]
@@ -89,7 +92,7 @@ def _value(value: object, where: str) -> Any:
         return [_value(inner, where) for inner in value]
     if isinstance(value, Enum):
         return str(value.value)
-    if isinstance(value, Address | Network | PurePath):
+    if isinstance(value, Address | Network) or (isinstance(value, PurePath) and where not in HIDES):
         return str(value)
     if isinstance(value, bool) or (isinstance(value, int | float) and where not in HIDES):
         return value
