@@ -91,6 +91,20 @@ async def test_a_viewer_is_right_whatever_happens(seed: int) -> None:
             assert is_right(table, shown)
 
 
+def test_no_minute_is_drawn_twice_where_one_begins_before_a_late_viewer_is_told() -> None:
+    clock, table = Clock(0.0), Table()
+    watch = Watch(clock)
+    teller = Teller(watch, lambda: True, lambda: FACTS)
+    watch.add(record(ms=7))
+    told = teller.now()
+    clock.advance(60.0)
+    watch.add(record(ms=7))
+    table.take(json.loads(teller.snapshot(told).removeprefix(b"data: ")))
+    assert [sum(minute[0].values()) for minute in table.minutes[-2:]] == [0, 1]
+    table.take(json.loads(teller.update(told, teller.now()).removeprefix(b"data: ")))
+    assert [sum(minute[0].values()) for minute in table.minutes[-3:]] == [0, 1, 1]
+
+
 async def test_what_changes_beside_calls_is_told_and_accounts_only_then() -> None:
     async with page() as shown, viewer(shown) as follows:
         assert (await follows.message())["accounts"] == []
