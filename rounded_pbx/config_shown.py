@@ -7,6 +7,7 @@ a literal value is expected. So a text is shown only where it is named here, and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
@@ -19,6 +20,8 @@ from .config import Config
 from .config_types import Address, Network, Section
 from .lookups import JsonPath, UrlTemplate
 from .templates import Parts, Template
+
+log = logging.getLogger(__name__)
 
 HIDDEN = "***"
 
@@ -56,11 +59,18 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def shown(config: Config) -> str:
-    """The whole configuration as YAML, defaults included, without a secret."""
-    text: str = yaml.dump(
-        _section(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True,
-        default_flow_style=None, width=100,
-    )  # fmt: skip
+    """The whole configuration as YAML, defaults included, without a secret.
+
+    Where that fails, as where maps are nested too deep, it says so: calls must go on.
+    """
+    try:
+        text: str = yaml.dump(
+            _section(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True,
+            default_flow_style=None, width=100,
+        )  # fmt: skip
+    except Exception as error:  # its text may hold a value
+        log.error("the status page cannot show the configuration: %s", type(error).__name__)
+        return f"# cannot be shown: {type(error).__name__}\n"
     return text
 
 

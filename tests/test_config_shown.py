@@ -19,7 +19,7 @@ from .helpers import AGENT
 
 #: A secret in each place where an admin could write one that a value is expected in.
 SECRET = "s3cr3t-5e17c0ffee"
-EVERYTHING = {
+EVERYTHING: dict[str, typing.Any] = {
     "accounts": {
         "default": {"key_env": "ROUNDED_API_KEY"},
         "acme": {
@@ -194,3 +194,13 @@ def test_a_text_that_nobody_has_thought_about_is_hidden(monkeypatch: pytest.Monk
     for hidden in ("ROUNDED_API_KEY", "redis.example.net", "+33612345678", "pbx1", "rounded\n"):
         assert hidden not in text
     assert HIDDEN in text
+
+
+def test_what_cannot_be_shown_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    nested: dict[str, typing.Any] = {"pin": SECRET}
+    for _ in range(400):
+        nested = {"a": nested}
+    (route,) = EVERYTHING["routes"]
+    deep = EVERYTHING | {"routes": [route | {"dynamic_variables": {"a": nested}}]}
+    assert shown(Config.model_validate(deep)) == "# cannot be shown: RecursionError\n"
+    assert caplog.messages == ["the status page cannot show the configuration: RecursionError"]
