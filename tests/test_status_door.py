@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 
+import h11
 import pytest
 
 from rounded_pbx.config_status import STATUS_CONNECTIONS
@@ -343,6 +344,48 @@ async def test_junk_behind_a_request_that_is_being_answered_harms_nobody(
         writer.transport.abort()
         assert (await shown.get()).status == 200
     assert not caplog.records
+
+
+async def test_a_body_in_the_smallest_chunks_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read, it would hold up the loop, and calls with it, 0.1 s for each connection."""
+    events = 0
+    next_event = h11.Connection.next_event
+
+    def counted(connection: h11.Connection) -> object:
+        nonlocal events
+        events += 1
+        return next_event(connection)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    async with page(token=True) as shown:
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with contextlib.suppress(ConnectionError):
+            await shown.raw(head + b"1\r\na\r\n" * 50_000)
+        await eventually(lambda: not shown.server._door.connections)
+    assert 0 < events < 10
+
+
+async def test_a_head_of_very_many_lines_is_not_read() -> None:
+    async with page() as shown:
+        head = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+        few, many = (b"a:\r\n" * count + b"\r\n" for count in (100, 200))
+        assert (await shown.raw(head + few)).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(ConnectionError):
+            assert await shown.raw(head + many) == b""
+
+
+@pytest.mark.parametrize("line", ["\r\n", "\n"])
+async def test_a_head_is_whole_however_it_comes(line: str) -> None:
+    head = line.join(["GET /healthz HTTP/1.1", "Host: localhost", "Content-Length: 1", "", "x"])
+    async with page() as shown:
+        for size in (1, 2, 3, 1000):
+            reader, writer = await shown.connect()
+            for at in range(0, len(head), size):
+                writer.write(head[at : at + size].encode())
+                await asyncio.sleep(0.001)
+            with contextlib.suppress(ConnectionError):
+                assert (await reader.read()).endswith(b"ok\n")
+            writer.close()
 
 
 async def test_a_body_without_end_is_not_waited_for() -> None:

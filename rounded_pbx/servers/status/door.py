@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address
 
-import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -26,10 +26,14 @@ log = logging.getLogger(__name__)
 
 #: Connections of one address at any time.
 MOST_OF_ONE = STATUS_CONNECTIONS // 2
+#: Lines of a request's head: each of them takes its time.
+MOST_LINES = 128
 #: Seconds for a request to be there, and for its answer to be taken.
 REQUEST_TIME, ANSWER_TIME = 10.0, 30.0
 #: Seconds between two log lines that tell of refused connections.
 TOLD_EVERY = 60.0
+
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 def peer_of(host: str) -> str:
@@ -101,6 +105,9 @@ class Connection(H11Protocol):
         self.host = ""
         self._limit: asyncio.TimerHandle | None = None
         self._endless = False
+        self._tail = b""
+        self._lines = 0
+        self._asked = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by asyncio."""
@@ -114,10 +121,21 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio."""
-        try:
-            super().data_received(data)
-        except h11.ProtocolError:  # junk while it is being answered
-            self.transport.abort()
+        if not self._asked:
+            tail = self._tail
+            end = _END_OF_HEAD.search(tail + data)
+            head = data[: end.end() - len(tail)] if end else data
+            self._tail = (tail + head)[-2:]
+            self._lines += head.count(b"\n")
+            if self._lines > MOST_LINES:
+                self.transport.abort()
+                return
+            self._asked = end is not None
+            super().data_received(head)
+            data = data[len(head) :]
+        # Nothing wants a body, and one in chunks of a byte each would be read for whole seconds.
+        if data:
+            self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""

@@ -15,7 +15,6 @@ import ipaddress
 import re
 from collections import Counter
 
-import h11
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -85,11 +84,7 @@ class Gate:
         connection: Connection = scope["state"]["connection"]
         connection.end_within(ANSWER_TIME)
         refusal = self._stranger(scope) or await self._token_refusal(scope, connection)
-        try:
-            await (refusal or self._app)(scope, receive, send)
-        except h11.ProtocolError:  # junk came behind the request, and uvicorn has given it up
-            connection.transport.abort()
-            await connection.gone
+        await (refusal or self._app)(scope, receive, send)
 
     def _stranger(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
