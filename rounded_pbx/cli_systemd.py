@@ -15,11 +15,9 @@ from .dialplan.install import BACKUP, Change, apply
 from .units import reach
 from .units.rendering import MARK, NAMES, credentials, other_sources, render
 
-_NEXT = (
-    "systemctl daemon-reload",
-    "systemctl stop rounded-pbx",
-    "systemctl enable --now rounded-pbx",
-)
+# Before the units are read anew: systemd would not stop a socket whose unit has gone.
+_FIRST = ("systemctl stop rounded-pbx",)
+_NEXT = ("systemctl daemon-reload", "systemctl enable --now rounded-pbx")
 
 
 def units(config: Config, file: Path, err: Console) -> tuple[dict[str, str], bool]:
@@ -55,7 +53,7 @@ def show(units: Mapping[str, str], folder: Path, out: Console) -> None:
         out.rule(f"[bold]{escape(str(folder / name))}[/]", align="left")
         typer.echo(text, nl=False)
     out.rule("[bold]What is left to you[/]", align="left")
-    _say(_NEXT, out)
+    _say((*_FIRST, *_NEXT) if any((folder / name).exists() for name in NAMES) else _NEXT, out)
 
 
 def install(units: Mapping[str, str], folder: Path, out: Console, err: Console) -> None:
@@ -81,7 +79,12 @@ def install(units: Mapping[str, str], folder: Path, out: Console, err: Console) 
         return
     if any(change.before is not None and change.after is not None for change in changes):
         out.print(f"What was there before stands beside each, with the ending {BACKUP}")
-    _say(_NEXT if units else _NEXT[:1], out)
+    if not units:
+        _say(_NEXT[:1], out)
+    elif any(change.before is not None for change in changes):
+        _say((*_FIRST, *_NEXT), out)
+    else:
+        _say(_NEXT, out)
 
 
 def _change(path: Path, text: str | None) -> Change | None:
@@ -105,6 +108,9 @@ def _notes(config: Config, folder: Path) -> Iterator[str]:
                 f"{place}: the service cannot read {file}; expected credential: {file.name}, which "
                 "systemd hands to it"
             )
+    ca_file = config.api.ca_file
+    if ca_file is not None and (problem := reach.out_of_reach(ca_file.absolute())) is not None:
+        yield f"api.ca_file: the service cannot read {ca_file}, and could not start: {problem}"
 
 
 def _say(commands: tuple[str, ...], out: Console) -> None:
