@@ -274,6 +274,9 @@ def test_they_are_installed_again_without_a_change_and_taken_out(
     assert next_of(first) == ["daemon-reload", "enable --now rounded-pbx"]
     assert next_of(first) == next_of(run(*options))[1:]  # what runs is stopped first
     assert "nothing to do" in run("--install", *options).output
+    config.write_text(config.read_text() + "calls: {deadline: 3}\n")
+    again = ["daemon-reload", "enable rounded-pbx", "restart rounded-pbx"]  # sockets stay open
+    assert next_of(run("--install", *options)) == again
     config.write_text(config.read_text() + "freeswitch: {outbound: {listen: off}}\n")
     changed = run("--install", *options)
     assert "removed" in changed.output
