@@ -7,6 +7,7 @@ a literal value is expected. So a text is shown only where it is named here, and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
@@ -20,14 +21,15 @@ from .config_types import Address, Network, Section
 from .lookups import JsonPath, UrlTemplate
 from .templates import Parts, Template
 
+log = logging.getLogger(__name__)
+
 HIDDEN = "***"
 
 #: The texts that are shown, by their section and their option; of a map, its values.
 SHOWN = frozenset(
     [
         *["Account.key_env", "Account.credential", "Account.account_codes", "Account.domains"],
-        *["Account.contexts", "Ami.username", "Ami.secret_env", "Ami.credential"],
-        *["Api.base_url", "Config.pbx", "Esl.secret_env", "Esl.credential"],
+        *["Account.contexts", "Ami.username", "Api.base_url", "Config.pbx"],
         *["Fallback.asterisk", "Fallback.freeswitch", "LookupSection.variables"],
         *["Logs.format", "Logs.caller_numbers"],
         *["Numbers.country", "Numbers.withheld", "Numbers.malformed"],
@@ -40,8 +42,12 @@ SHOWN = frozenset(
     ]
 )
 #: What is not: a key may stand in what is sent with a call, or to a CRM. Templates' fields are.
+#: And where the switches' secrets come from: the daemon never reads them, so one that was written
+#: there itself is a mistake that nobody is told of.
 HIDES = frozenset(
     [
+        *["Ami.secret_env", "Ami.secret_file", "Ami.credential"],
+        *["Esl.secret_env", "Esl.secret_file", "Esl.credential"],
         *["LookupSection.headers", "LookupSection.url"],
         *["RouteSection.dynamic_variables", "RouteSection.custom_headers"],
     ]
@@ -53,11 +59,18 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def shown(config: Config) -> str:
-    """The whole configuration as YAML, defaults included, without a secret."""
-    text: str = yaml.dump(
-        _section(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True,
-        default_flow_style=None, width=100,
-    )  # fmt: skip
+    """The whole configuration as YAML, defaults included, without a secret.
+
+    Where that fails, as where maps are nested too deep, it says so: calls must go on.
+    """
+    try:
+        text: str = yaml.dump(
+            _section(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True,
+            default_flow_style=None, width=100,
+        )  # fmt: skip
+    except Exception as error:  # its text may hold a value
+        log.error("the status page cannot show the configuration: %s", type(error).__name__)
+        return f"# cannot be shown: {type(error).__name__}\n"
     return text
 
 
@@ -89,7 +102,7 @@ def _value(value: object, where: str) -> Any:
         return [_value(inner, where) for inner in value]
     if isinstance(value, Enum):
         return str(value.value)
-    if isinstance(value, Address | Network | PurePath):
+    if isinstance(value, Address | Network) or (isinstance(value, PurePath) and where not in HIDES):
         return str(value)
     if isinstance(value, bool) or (isinstance(value, int | float) and where not in HIDES):
         return value

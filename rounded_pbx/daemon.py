@@ -237,9 +237,9 @@ class Daemon:
 
     async def _open_page(self, section: Status) -> None:
         """The status page. Calls come first: where it cannot be had, they go on without it."""
-        from .servers.status import StatusServer
-
         try:
+            from .servers.status import StatusServer
+
             self._page = StatusServer(
                 section,
                 watch=self._watch,
@@ -248,8 +248,10 @@ class Daemon:
                 facts=self._facts,
             )
             log.info("status page: http://%s/", await self._page.start())
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             log.warning("no status page on %s: %s", section.listen, error)
+        except Exception:
+            log.exception("a defect of rounded_pbx: no status page on %s", section.listen)
 
     def _facts(self) -> Facts:
         """What the page shows beside calls."""

@@ -19,7 +19,7 @@ from .helpers import AGENT
 
 #: A secret in each place where an admin could write one that a value is expected in.
 SECRET = "s3cr3t-5e17c0ffee"
-EVERYTHING = {
+EVERYTHING: dict[str, typing.Any] = {
     "accounts": {
         "default": {"key_env": "ROUNDED_API_KEY"},
         "acme": {
@@ -107,6 +107,19 @@ def test_no_secret_is_shown_wherever_it_was_written() -> None:
     assert "48151623" not in text
 
 
+@pytest.mark.parametrize("source", ["secret_env", "secret_file", "credential"])
+def test_a_secret_that_stands_where_its_source_should_is_not_shown(source: str) -> None:
+    """The daemon does not read these two, so it starts all the same."""
+    hush = SECRET.replace("-", "_")
+    switches = {
+        "asterisk": {"ami": {"username": "rounded", source: hush}},
+        "freeswitch": {"esl": {source: hush}},
+    }
+    text = shown(Config.model_validate(EVERYTHING | switches))
+    assert hush not in text
+    assert text.count(f"{source}: '{HIDDEN}'") == 2
+
+
 def test_what_the_keys_are_is_never_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -155,7 +168,8 @@ def texts(model: type[Section]) -> Iterator[str]:
 
 def test_of_every_text_somebody_has_decided_whether_it_is_shown() -> None:
     known = {text for section in sections(Config) for text in texts(section)}
-    assert known == SHOWN | HIDES
+    paths = {"Ami.secret_file", "Esl.secret_file"}
+    assert known == (SHOWN | HIDES) - paths
     assert set() == SHOWN & HIDES
 
 
@@ -180,3 +194,13 @@ def test_a_text_that_nobody_has_thought_about_is_hidden(monkeypatch: pytest.Monk
     for hidden in ("ROUNDED_API_KEY", "redis.example.net", "+33612345678", "pbx1", "rounded\n"):
         assert hidden not in text
     assert HIDDEN in text
+
+
+def test_what_cannot_be_shown_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    nested: dict[str, typing.Any] = {"pin": SECRET}
+    for _ in range(400):
+        nested = {"a": nested}
+    (route,) = EVERYTHING["routes"]
+    deep = EVERYTHING | {"routes": [route | {"dynamic_variables": {"a": nested}}]}
+    assert shown(Config.model_validate(deep)) == "# cannot be shown: RecursionError\n"
+    assert caplog.messages == ["the status page cannot show the configuration: RecursionError"]

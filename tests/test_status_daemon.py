@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -156,6 +157,24 @@ def test_a_token_that_cannot_be_read_is_no_reason_not_to_start(
         read_secrets(file, config)
     off = config.model_copy(update={"status": config.status.model_copy(update={"listen": None})})
     read_secrets(file, off)
+
+
+async def test_a_defect_costs_the_page_and_no_call(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StatusServer, "start", None)
+    async with sandbox(staging_time=0.0) as api, serving(api) as served:
+        assert (await served.call())["ROUNDED_STATUS"] == "STAGED"
+    assert "a defect of rounded_pbx: no status page on" in caplog.text
+
+
+async def test_a_package_that_is_missing_costs_the_page_and_no_call(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rounded_pbx.servers.status", None)
+    async with sandbox(staging_time=0.0) as api, serving(api) as served:
+        assert (await served.call())["ROUNDED_STATUS"] == "STAGED"
+    assert "no status page on" in caplog.text
 
 
 async def test_without_the_page_calls_are_told_of_in_the_log(

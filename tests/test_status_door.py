@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import socket
+import struct
 import time
 
 import pytest
@@ -188,6 +189,22 @@ async def test_a_stranger_who_guesses_locks_nobody_else_out() -> None:
         await asyncio.sleep(0.05)
         assert (await shown.get("/", basic(TOKEN))).status == 200
         await asyncio.gather(*guessing)
+
+
+async def test_a_guess_whose_peer_has_left_before_it_is_read_is_no_defect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with page(token=True) as shown:
+        application = shown.server._config.app
+        assert isinstance(application, gate.Gate)
+        with socket.create_connection((shown.address.host, shown.address.port)) as guess:
+            guess.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n")
+            # Reset before it is accepted: the system no longer knows whose it was.
+            guess.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await eventually(lambda: bool(application._wrong))
+        assert dict(application._wrong) == {"127.0.0.1": 1}
+        await eventually(lambda: not application._wrong)
+    assert not caplog.records
 
 
 def test_a_network_of_ipv6_is_one_peer() -> None:

@@ -91,6 +91,20 @@ async def test_a_viewer_is_right_whatever_happens(seed: int) -> None:
             assert is_right(table, shown)
 
 
+def test_no_minute_is_drawn_twice_where_one_begins_before_a_late_viewer_is_told() -> None:
+    clock, table = Clock(0.0), Table()
+    watch = Watch(clock)
+    teller = Teller(watch, lambda: True, lambda: FACTS)
+    watch.add(record(ms=7))
+    told = teller.now()
+    clock.advance(60.0)
+    watch.add(record(ms=7))
+    table.take(json.loads(teller.snapshot(told).removeprefix(b"data: ")))
+    assert [sum(minute[0].values()) for minute in table.minutes[-2:]] == [0, 1]
+    table.take(json.loads(teller.update(told, teller.now()).removeprefix(b"data: ")))
+    assert [sum(minute[0].values()) for minute in table.minutes[-3:]] == [0, 1, 1]
+
+
 async def test_what_changes_beside_calls_is_told_and_accounts_only_then() -> None:
     async with page() as shown, viewer(shown) as follows:
         assert (await follows.message())["accounts"] == []
@@ -178,6 +192,24 @@ async def test_there_are_so_many_viewers_and_no_more(monkeypatch: pytest.MonkeyP
         await eventually(lambda: shown.server.viewers == 0)
         async with viewer(shown) as follows:
             assert (await follows.message())["snapshot"]
+
+
+async def test_viewers_of_one_address_leave_it_room_to_ask_how_we_are() -> None:
+    async with page() as shown, contextlib.AsyncExitStack() as stack:
+        for _ in range(door.MOST_OF_ONE):
+            _, writer = await shown.connect()
+            stack.callback(writer.close)
+            writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await eventually(lambda: shown.server.viewers == events.VIEWERS_OF_ONE)
+        await eventually(lambda: len(shown.server._door.connections) == events.VIEWERS_OF_ONE)
+        assert (await shown.get("/healthz")).status == 200
+        assert (await shown.get("/")).status == 200
+        elsewhere = await asyncio.open_connection(
+            shown.address.host, shown.address.port, local_addr=("127.0.0.9", 0)
+        )
+        elsewhere[1].write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await elsewhere[0].readuntil(b"data: ")
+        elsewhere[1].close()
 
 
 def test_viewers_are_fewer_than_connections() -> None:
@@ -302,7 +334,10 @@ async def test_the_end_comes_at_once_and_in_good_order() -> None:
 
 async def test_who_comes_while_it_ends_is_sent_away_and_starts_nothing() -> None:
     async with page() as shown:
-        stream = shown.server._events.response()
+        reader, writer = await shown.connect()
+        await eventually(lambda: shown.server._door.connections)
+        (connection,) = shown.server._door.connections
+        stream = shown.server._events.response(connection)
         await shown.server._events.close()
         assert (await shown.get("/events")).status == 503
         sent: list[Any] = []
@@ -310,9 +345,6 @@ async def test_who_comes_while_it_ends_is_sent_away_and_starts_nothing() -> None
         async def send(message: Any) -> None:
             sent.append(message)
 
-        reader, writer = await shown.connect()
-        await eventually(lambda: shown.server._door.connections)
-        (connection,) = shown.server._door.connections
         scope = {"type": "http", "method": "GET", "state": {"connection": connection}}
         await stream(scope, lambda: asyncio.sleep(0), send)  # type: ignore[arg-type,return-value]
         assert [message.get("more_body") for message in sent] == [None, True, False]

@@ -89,7 +89,8 @@ class Door:
 class Connection(H11Protocol):
     """One connection, for one request; the application has it as ``scope["state"]["connection"]``.
 
-    ``gone`` is done once it is lost.
+    ``gone`` is done once it is lost. ``host`` is its peer's address, known even where the peer has
+    left before its request was read.
     """
 
     def __init__(self, door: Door, config: uvicorn.Config, state: ServerState) -> None:
@@ -97,7 +98,7 @@ class Connection(H11Protocol):
         super().__init__(config, state, {"connection": self}, loop)
         self.gone: asyncio.Future[None] = loop.create_future()
         self._door = door
-        self._host = ""
+        self.host = ""
         self._limit: asyncio.TimerHandle | None = None
         self._endless = False
 
@@ -107,7 +108,7 @@ class Connection(H11Protocol):
         if peer is None or not self._door.admit(self, peer[0]):
             transport.abort()
             return
-        self._host = peer[0]
+        self.host = peer[0]
         super().connection_made(transport)
         self.end_within(REQUEST_TIME)
 
@@ -120,8 +121,8 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio."""
-        if self._host:
-            self._door.leave(self, self._host)
+        if self.host:
+            self._door.leave(self, self.host)
             self._cancel()
             super().connection_lost(exc)
         if not self.gone.done():

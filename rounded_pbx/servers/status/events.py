@@ -13,12 +13,14 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .door import ANSWER_TIME, Connection
+from .door import ANSWER_TIME, MOST_OF_ONE, Connection, peer_of
 from .messages import Teller, Told
 
 log = logging.getLogger(__name__)
 
 MOST_VIEWERS = 50
+#: Of one address: its other connections are for the page, and for whoever asks how we are.
+VIEWERS_OF_ONE = MOST_OF_ONE - 8
 #: Seconds between two messages, and the longest time without one.
 PERIOD, QUIET = 1.5, 10.0
 #: Milliseconds that a browser waits before it comes again.
@@ -48,9 +50,11 @@ class Events:
     def __len__(self) -> int:
         return len(self._viewers)
 
-    def response(self) -> Response:
+    def response(self, connection: Connection) -> Response:
         """The stream for one more viewer."""
-        if len(self._viewers) >= MOST_VIEWERS or self._closed:
+        peer = peer_of(connection.host)
+        of_one = sum(peer_of(viewer.connection.host) == peer for viewer in self._viewers)
+        if of_one >= VIEWERS_OF_ONE or len(self._viewers) >= MOST_VIEWERS or self._closed:
             return Response("Too many viewers\n", 503, {"retry-after": "30"}, "text/plain")
         return _Stream(self)
 

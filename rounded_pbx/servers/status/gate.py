@@ -109,7 +109,7 @@ class Gate:
             return None
         authorization = Headers(scope=scope).get("authorization")
         if authorization is not None:
-            peer = peer_of(scope["client"][0])
+            peer = peer_of(connection.host)
             if self._wrong[peer] >= TRIES:  # unseen: or it could be guessed all the same
                 return PlainTextResponse("Too many wrong tokens\n", 429, {"retry-after": "2"})
             if hmac.compare_digest(given_token(authorization), self._token):

@@ -52,7 +52,10 @@ class Teller:
     def _message(self, told: Told, after: int, minutes: int, more: dict[str, Any]) -> bytes:
         facts, watch = told.facts, self._watch
         minutes = min(minutes, MINUTES)
-        last = watch.last(max(minutes, LATELY))
+        # A minute may have begun since: told of it too early, a viewer would draw one twice.
+        late = watch.minute - told.minute
+        counted = max(minutes, LATELY)
+        last = watch.last(counted + late)[:counted]
         message = {
             "page": mark(facts),
             "from": after,

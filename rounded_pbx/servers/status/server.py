@@ -165,7 +165,7 @@ class StatusServer:
         return Response(self._page, media_type="text/html")
 
     async def _stream(self, request: Request) -> Response:
-        return self._events.response()
+        return self._events.response(request.scope["state"]["connection"])
 
     async def _healthz(self, request: Request) -> Response:
         return PlainTextResponse("ok\n")
