@@ -6,24 +6,21 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
-from .errors import BadNumber, ConfigError, RoundedPbxError
+from .errors import ConfigError, RoundedPbxError
 
 if TYPE_CHECKING:
-    from .call import CallContext
     from .config import Config
     from .config_types import Address
-    from .routing import Route
     from .sandbox import Behaviour
-    from .staging import StagingRequest
 
 _ABOUT = """\
 Hand calls from Asterisk or FreeSWITCH to a Rounded voice agent with no cold start.
@@ -202,7 +199,7 @@ def check(config: ConfigOption = None) -> None:
     """
     from rich.table import Table
 
-    from . import cli_accounts
+    from . import cli_accounts, cli_calls
     from .config import read_secrets
     from .tenants import DEFAULT
 
@@ -219,7 +216,7 @@ def check(config: ConfigOption = None) -> None:
             route.agent_id,
             route.account or ("by the call" if accounts.asks_the_call else DEFAULT),
             route.on_failure.value,
-            "\n".join(_fallbacks(route)) or "-",
+            "\n".join(cli_calls.fallbacks(route)) or "-",
         )
     out.print(table)
     if (second := cli_accounts.table(settings)) is not None:
@@ -228,10 +225,6 @@ def check(config: ConfigOption = None) -> None:
     for note in unknown:
         out.print(f"[yellow]not checked:[/] {escape(note.text)}", soft_wrap=True)
     out.print(f"[green]{escape(str(path))}: no mistakes[/]", soft_wrap=True)
-
-
-def _fallbacks(route: Route) -> list[str]:
-    return [f"{switch}: {target}" for switch, target in route.fallback.items()]
 
 
 @app.command()
@@ -256,61 +249,16 @@ def route(
 
     Exit status 1: no route takes this DID, or a number is none that could be sent.
     """
+    from . import cli_calls
+
     _, settings = _load(config)
-    call = _call(did, caller, name, route_name, context, domain, account_code)
-    found = settings.route_table().find(call)
-    account, request, problem = _request(settings, call, found, _pairs(channel))
+    call = cli_calls.call_of(did, caller, name, route_name, context, domain, account_code)
+    routed = cli_calls.Routed.of(call, settings, cli_calls.pairs(channel))
     if as_json:
-        print_json(
-            {
-                "route": found.name if found else None,
-                "account": account,
-                "lookup": _lookup(request) if request else None,
-                "request": request.body() if request else None,
-                "problem": problem,
-            }
-        )
-    elif found is None:
-        default = settings.calls.default_on_failure.value
-        out.print(f"[red]no route[/] for {escape(did)}: {default}", soft_wrap=True)
+        print_json(routed.as_json())
     else:
-        failure = ", ".join([found.on_failure.value, *_fallbacks(found)])
-        out.print(f"[bold]route[/]       {found.name}")
-        out.print(f"[bold]account[/]     {account}")
-        out.print(f"[bold]on failure[/]  {failure}", soft_wrap=True)
-        if request is None:
-            out.print(f"[red]BAD_NUMBER[/]  {escape(problem)}", soft_wrap=True)
-        else:
-            if found.lookup is not None:
-                for label, text in _shown_lookup(request):
-                    out.print(f"[bold]{label:11}[/] {escape(text)}", soft_wrap=True)
-            sync = "?sync=true" if request.wait.value == "sync" else ""
-            out.print(f"[bold]POST[/] {escape(settings.api.base_url)}/v1/calls/stage{sync}")
-            out.print_json(json.dumps(request.body()))
-    raise typer.Exit(0 if request else 1)
-
-
-def _lookup(request: StagingRequest) -> dict[str, Any] | None:
-    """The lookup as it would be asked, each secret header as ***."""
-    lookup = request.lookup
-    if lookup is None:
-        return None
-    headers = {**lookup.headers, **dict.fromkeys(lookup.secret_headers, "***")}
-    return {"url": lookup.url, "headers": headers, "variables": [*lookup.variables]}
-
-
-def _shown_lookup(request: StagingRequest) -> Iterator[tuple[str, str]]:
-    lookup = _lookup(request)
-    if lookup is None:
-        yield (
-            "lookup",
-            "none: a value of this call cannot stand in the path, or the URL is too long",
-        )
-        return
-    yield "lookup", f"GET {lookup['url']}"
-    for name, value in lookup["headers"].items():
-        yield "", f"{name}: {value}"
-    yield "", f"for {', '.join(lookup['variables'])}"
+        cli_calls.show(routed, did, settings, out)
+    raise typer.Exit(0 if routed.request else 1)
 
 
 @app.command()
@@ -337,47 +285,21 @@ def stage(
 
     Exit status 0: there is an id; 1: there is none, and ROUNDED_STATUS and ROUNDED_REASON say why.
     """
+    from . import cli_calls
     from .config import config_path
     from .service import read
 
     settings, keys, headers = read(config_path(config))
-    call = _call(did, caller, name, route_name, context, domain, account_code)
+    call = cli_calls.call_of(did, caller, name, route_name, context, domain, account_code)
     with _saying_why():
-        answer = asyncio.run(_stage(settings, keys, headers, call, _pairs(channel)))
+        variables = cli_calls.pairs(channel)
+        answer = asyncio.run(cli_calls.staged(settings, keys, headers, call, variables))
     if as_json:
         print_json(dict(answer))
     else:
         for variable, value in answer:
             out.print(f"[bold]{variable}[/]={escape(value)}", soft_wrap=True)
     raise typer.Exit(0 if dict(answer)["ROUNDED_CALL_ID"] else 1)
-
-
-async def _stage(
-    settings: Config,
-    keys: Mapping[str, str],
-    headers: Mapping[str, Mapping[str, str]],
-    call: CallContext,
-    channel: Mapping[str, str],
-) -> tuple[tuple[str, str], ...]:
-    from . import handler
-    from .generation import desk_of, generation, tickets_of
-
-    class FromOptions:
-        async def get_variables(self, names: Any) -> Mapping[str, str]:
-            return channel
-
-    accepted = asyncio.get_running_loop().time()
-    async with generation(settings, keys, headers, warm=False) as begun:
-        tickets = tickets_of(begun, begun.errands.dispose)
-        answer = await handler.stage(
-            call,
-            desk_of(begun, tickets),
-            FromOptions(),
-            accepted=accepted,
-            deadline=accepted + settings.calls.deadline,
-        )
-        await tickets.aclose(0.0)
-    return answer.variables
 
 
 @app.command()
@@ -637,50 +559,6 @@ async def _sandbox(address: Address, key: str, behaviour: Behaviour) -> None:
     async with serving(Sandbox(key, behaviour, on_answer=show), address) as url:
         out.print(f"The sandbox of the Rounded API is at [bold]{url}[/], its key is {key!r}.")
         await stop_signals().wait()
-
-
-def _call(
-    did: str,
-    caller: str,
-    name: str,
-    route_name: str | None,
-    context: str,
-    domain: str,
-    account_code: str,
-) -> CallContext:
-    from .call import CallContext, CallerId, Switch
-
-    return CallContext(
-        switch=Switch.ASTERISK,
-        did=did,
-        caller=CallerId(caller, name),
-        context=context,
-        account_code=account_code,
-        domain=domain,
-        route=route_name,
-    )
-
-
-def _request(
-    settings: Config, call: CallContext, route: Route | None, channel: Mapping[str, str]
-) -> tuple[str | None, StagingRequest | None, str]:
-    from .staging import StagingRequest
-
-    if route is None:
-        return None, None, "no route"
-    account, policy = settings.account_table().choose(route, call), settings.numbers.policy
-    try:
-        return account, StagingRequest.build(call, route, account, policy, channel), ""
-    except BadNumber as error:
-        return account, None, str(error)
-
-
-def _pairs(given: list[str] | None) -> dict[str, str]:
-    pairs = [item.partition("=") for item in given or []]
-    for name, equals, _ in pairs:
-        if not equals or not name:
-            raise typer.BadParameter("expected NAME=VALUE", param_hint="--channel")
-    return {name: value for name, _, value in pairs}
 
 
 def print_json(value: object) -> None:

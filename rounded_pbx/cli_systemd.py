@@ -13,13 +13,14 @@ from rich.markup import escape
 from .config import Config
 from .dialplan.install import BACKUP, Change, apply
 from .units import reach
-from .units.rendering import MARK, NAMES, credentials, other_sources, render
+from .units.rendering import MARK, NAMES, SERVICE, credentials, other_sources, render
 
-_NEXT = (
-    "systemctl daemon-reload",
-    "systemctl stop rounded-pbx",
-    "systemctl enable --now rounded-pbx",
-)
+_READ = "systemctl daemon-reload"
+_BEGIN = (_READ, "systemctl enable --now rounded-pbx")
+# The sockets stay open: a call that comes meanwhile waits for the new daemon.
+_AGAIN = (_READ, "systemctl enable rounded-pbx", "systemctl restart rounded-pbx")
+# Stopped before the units are read: systemd would not stop a socket whose unit has gone.
+_ANEW = ("systemctl stop rounded-pbx", *_BEGIN)
 
 
 def units(config: Config, file: Path, err: Console) -> tuple[dict[str, str], bool]:
@@ -55,7 +56,7 @@ def show(units: Mapping[str, str], folder: Path, out: Console) -> None:
         out.rule(f"[bold]{escape(str(folder / name))}[/]", align="left")
         typer.echo(text, nl=False)
     out.rule("[bold]What is left to you[/]", align="left")
-    _say(_NEXT, out)
+    _say(_ANEW if any((folder / name).exists() for name in NAMES) else _BEGIN, out)
 
 
 def install(units: Mapping[str, str], folder: Path, out: Console, err: Console) -> None:
@@ -81,7 +82,12 @@ def install(units: Mapping[str, str], folder: Path, out: Console, err: Console) 
         return
     if any(change.before is not None and change.after is not None for change in changes):
         out.print(f"What was there before stands beside each, with the ending {BACKUP}")
-    _say(_NEXT if units else _NEXT[:1], out)
+    if not units:
+        _say((_READ,), out)
+    elif all(change.before is None for change in changes):
+        _say(_BEGIN, out)
+    else:
+        _say(_AGAIN if all(change.path.name == SERVICE for change in changes) else _ANEW, out)
 
 
 def _change(path: Path, text: str | None) -> Change | None:
@@ -105,6 +111,9 @@ def _notes(config: Config, folder: Path) -> Iterator[str]:
                 f"{place}: the service cannot read {file}; expected credential: {file.name}, which "
                 "systemd hands to it"
             )
+    ca_file = config.api.ca_file
+    if ca_file is not None and (problem := reach.out_of_reach(ca_file.absolute())) is not None:
+        yield f"api.ca_file: the service cannot read {ca_file}, and could not start: {problem}"
 
 
 def _say(commands: tuple[str, ...], out: Console) -> None:

@@ -325,9 +325,11 @@ class Secrets:
     unknown: list[Problem]
 
 
-def read_secrets(path: Path, config: Config) -> Secrets:
+def read_secrets(path: Path, config: Config, *, page: bool = True) -> Secrets:
     """The API keys, the secret headers; and whether the store's password and the
     status page's token can be read.
+
+    Without ``page`` nobody asks for that token, as calls go on where there is no page.
 
     Raises:
         ConfigError: for each that nobody can read.
@@ -351,7 +353,7 @@ def read_secrets(path: Path, config: Config) -> Secrets:
             read(source.read_value, values, ("routes", index, "lookup", "secret_headers", header))
     if config.prestage.has_password:
         read(config.prestage.read_secret, {}, ("prestage",))
-    if config.status.has_token:
+    if page and config.status.listen is not None and config.status.has_token:
         read(config.status.read_token, {}, ("status",))
     if problems:
         raise ConfigError(problems)

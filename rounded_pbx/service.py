@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[Config, dict[str, str], dict[str, dict[str, str]]]
         ConfigError: with every mistake that it has.
     """
     config = load(path)
-    secrets = read_secrets(path, config)
+    secrets = read_secrets(path, config, page=False)
     if secrets.unknown:
         raise ConfigError(secrets.unknown)
     keys = {name: key.get_secret_value() for name, key in secrets.keys.items()}

@@ -204,6 +204,30 @@ def test_who_may_read_the_secrets(tmp_path: Path, mode: int, verdict: Verdict) -
         assert found.todo == f"chmod 0600 {secret}"
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"accounts": {"default": {"credential": "secret"}}},
+        {"asterisk": {"ami": {"username": "a", "credential": "secret"}}},
+        {"status": {"credential": "secret"}},
+        {"status": {"token_file": "{0}/secret"}},
+    ],
+    ids=str,
+)
+def test_who_may_read_a_credential_and_the_token_of_the_status_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    secret.chmod(0o644)
+    settings = config(**json.loads(json.dumps(data).replace("{0}", str(tmp_path))))
+    found = check_files(settings)
+    assert (found.verdict, found.todo) == (Verdict.WRONG, f"chmod 0600 {secret}")
+    secret.chmod(0o600)
+    assert check_files(settings).verdict is Verdict.RIGHT
+
+
 # The API.
 
 

@@ -89,7 +89,10 @@ def test_the_project_has_its_papers(name: str) -> None:
     assert (ROOT / name).is_file()
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "docker/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def links(document: Path) -> list[tuple[str, str]]:

@@ -11,14 +11,16 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rounded_pbx import accounts, daemon
+from rounded_pbx import accounts, daemon, service
 from rounded_pbx.call import Switch
-from rounded_pbx.config import Config
+from rounded_pbx.config import Config, read_secrets
 from rounded_pbx.config_types import Address
+from rounded_pbx.errors import ConfigError
 from rounded_pbx.sandbox import Behaviour
 from rounded_pbx.servers.status import StatusServer, events, server
 
@@ -138,6 +140,23 @@ async def test_a_token_that_has_gone_costs_the_page_and_no_call(
         assert (await served.call())["ROUNDED_STATUS"] == "STAGED"
     assert "no status page on" in caplog.text
     assert "token_env is not set" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["token_file: {0}/none", "token_env: NONE", "credential: none"])
+def test_a_token_that_cannot_be_read_is_no_reason_not_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setenv("API_KEY", KEY)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    file = tmp_path / "config.yml"
+    section = source.format(tmp_path)
+    file.write_text(f"accounts: {{default: {{key_env: API_KEY}}}}\nstatus: {{{section}}}\n")
+    config, keys, _ = service.read(file)
+    assert keys == {"default": KEY}
+    with pytest.raises(ConfigError, match="status"):  # which is what `check` says
+        read_secrets(file, config)
+    off = config.model_copy(update={"status": config.status.model_copy(update={"listen": None})})
+    read_secrets(file, off)
 
 
 async def test_a_defect_costs_the_page_and_no_call(

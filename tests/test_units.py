@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import trustme
 from typer.testing import CliRunner, Result
 
 from rounded_pbx import daemon
@@ -136,12 +137,15 @@ def test_systemd_hands_over_each_credential_of_the_configuration_and_nothing_els
         "accounts": {"one": {"credential": "b"}, "two": {"credential": "a"}, "x": {"key_env": "X"}},
         "routes": [route],
         "prestage": {"store": "redis://127.0.0.1:6379/0", "credential": "redis"},
+        "status": {"credential": "token"},
     }
     assert parsed(units(data)[SERVICE])["Service.LoadCredential"] == [
-        f"{name}:/etc/rounded_pbx/{name}" for name in ("a", "b", "crm", "redis")
+        f"{name}:/etc/rounded_pbx/{name}" for name in ("a", "b", "crm", "redis", "token")
     ]
     none = units({"accounts": {"default": {"key_env": "X"}}})[SERVICE]
     assert "LoadCredential" not in none
+    off = units({"status": {"listen": "off", "credential": "token"}})[SERVICE]
+    assert one(off, "Service.LoadCredential") == "api_key:/etc/rounded_pbx/api_key"
 
 
 @pytest.mark.parametrize("document", ["docs/configuration.md", "dialplan_examples/config.yml"])
@@ -224,6 +228,11 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["systemd", *map(str, arguments)])
 
 
+def next_of(result: Result) -> list[str]:
+    """What an admin is to do now."""
+    return re.findall(r"(?m)^ +systemctl (.*)$", result.output)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     (tmp_path / "api_key").write_text("k")
@@ -262,13 +271,20 @@ def test_they_are_installed_again_without_a_change_and_taken_out(
     assert first.exit_code == 0, first.output
     assert {path.name for path in folder.iterdir()} == {ASTERISK, FREESWITCH, SERVICE}
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
-    assert "systemctl daemon-reload" in first.output
+    assert next_of(first) == ["daemon-reload", "enable --now rounded-pbx"]
+    assert next_of(first) == next_of(run(*options))[1:]  # what runs is stopped first
     assert "nothing to do" in run("--install", *options).output
+    config.write_text(config.read_text() + "calls: {deadline: 3}\n")
+    again = ["daemon-reload", "enable rounded-pbx", "restart rounded-pbx"]  # sockets stay open
+    assert next_of(run("--install", *options)) == again
     config.write_text(config.read_text() + "freeswitch: {outbound: {listen: off}}\n")
-    assert "removed" in run("--install", *options).output
+    changed = run("--install", *options)
+    assert "removed" in changed.output
+    assert next_of(changed) == ["stop rounded-pbx", "daemon-reload", "enable --now rounded-pbx"]
     assert not (folder / FREESWITCH).exists()
     assert FREESWITCH not in (folder / SERVICE).read_text()
-    assert run("--uninstall", "--folder", folder).exit_code == 0
+    taken = run("--uninstall", "--folder", folder)
+    assert (taken.exit_code, next_of(taken)) == (0, ["daemon-reload"])
     left = {path.name for path in folder.iterdir()}
     assert left == {f"{SERVICE}.before-rounded_pbx"}
 
@@ -315,8 +331,10 @@ def test_a_program_that_the_service_could_not_reach_is_said_and_not_installed(
 def test_a_secret_that_the_service_does_not_get_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = tmp_path / "acme"
-    monkeypatch.setattr(reach, "out_of_reach", lambda path: "closed" if path == key else None)
+    key, token, authority = tmp_path / "acme", tmp_path / "token", tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(authority)
+    closed = {key, token, authority}
+    monkeypatch.setattr(reach, "out_of_reach", lambda path: "closed" if path in closed else None)
     config = tmp_path / "config.yml"
     config.write_text(
         "accounts:\n"
@@ -324,6 +342,8 @@ def test_a_secret_that_the_service_does_not_get_is_said(
         "  b: {key_env: B}\n"
         "  c: {credential: c}\n"
         f"  d: {{key_file: {tmp_path}/everybodys}}\n"
+        f"api: {{ca_file: {authority}}}\n"
+        f"status: {{token_file: {token}}}\n"
     )
     shown = run("--config", config)
     assert shown.exit_code == 0
@@ -331,7 +351,10 @@ def test_a_secret_that_the_service_does_not_get_is_said(
     assert "accounts.b: the service has that variable only if you give it one" in shown.stderr
     said = f"the credential c is not there yet: expected it in {tmp_path}/c"
     assert said in shown.stderr
-    assert shown.stderr.count("note") == 3
+    assert f"status: the service cannot read {token}; expected credential: token" in shown.stderr
+    said = f"api.ca_file: the service cannot read {authority}, and could not start: closed"
+    assert said in shown.stderr
+    assert shown.stderr.count("note") == 5
 
 
 @pytest.fixture

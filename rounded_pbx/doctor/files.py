@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +34,21 @@ def check_files(config: Config) -> CheckResult:
 
 
 def _files(config: Config) -> Iterator[Path]:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    for file, credential in _sources(config):
+        if file is not None:
+            yield file
+        elif credential is not None and folder:
+            yield Path(folder, credential)
+
+
+def _sources(config: Config) -> Iterator[tuple[Path | None, str | None]]:
     for account in config.accounts.values():
-        if account.key_file is not None:
-            yield account.key_file
+        yield account.key_file, account.credential
     for route in config.routes:
         for source in route.lookup.secret_headers.values() if route.lookup else ():
-            if source.key_file is not None:
-                yield source.key_file
+            yield source.key_file, source.credential
     for login in (config.prestage, config.asterisk.ami, config.freeswitch.esl):
-        if login is not None and login.secret_file is not None:
-            yield login.secret_file
+        if login is not None:
+            yield login.secret_file, login.credential
+    yield config.status.token_file, config.status.credential

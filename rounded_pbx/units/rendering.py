@@ -61,6 +61,8 @@ def credentials(config: Config) -> list[str]:
     named = {account.credential for account in config.accounts.values()}
     named |= {header.credential for _, header in _headers(config)}
     named.add(config.prestage.credential)
+    if config.status.listen is not None:
+        named.add(config.status.credential)
     return sorted(name for name in named if name is not None)
 
 
@@ -74,6 +76,9 @@ def other_sources(config: Config) -> Iterator[tuple[str, Path | None]]:
             yield place, header.key_file
     if config.prestage.has_password and config.prestage.credential is None:
         yield "prestage", config.prestage.secret_file
+    status = config.status
+    if status.listen is not None and status.has_token and status.credential is None:
+        yield "status", status.token_file
 
 
 def _headers(config: Config) -> Iterator[tuple[str, SecretHeader]]:
