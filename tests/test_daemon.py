@@ -127,6 +127,12 @@ async def test_a_daemon_looks_a_caller_up_and_a_rehearsal_of_it_does_not() -> No
 INFINITY = resource.RLIM_INFINITY
 
 
+@pytest.fixture(autouse=True)
+def the_runs_own_limit_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lowered once is lowered for every test that follows, and for what it starts."""
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+
+
 @pytest.mark.parametrize(
     ("soft", "hard", "sessions", "asked_for"),
     [
