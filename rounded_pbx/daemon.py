@@ -101,6 +101,7 @@ class Daemon:
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self._started = time.time()
+        self._dropped = 0
         self._watch = Watch(time.monotonic)
         self._page: StatusServer | None = None
         self._shown = ""
@@ -214,7 +215,7 @@ class Daemon:
             headers,
             before=before,
             observe=self.metrics.count_request,
-            on_drop=self.metrics.count_dropped,
+            on_drop=self._count_dropped,
         )
 
     async def _retire(self, old: Generation) -> None:
@@ -269,10 +270,14 @@ class Daemon:
             ),
             in_flight=state.in_flight,
             prestaged=state.tickets,
-            dropped_errands=sum(each.errands.dropped for each, _ in self._generations),
+            dropped_errands=self._dropped,
             refused=sum(state.refused.values()),
             configuration=self._shown,
         )
+
+    def _count_dropped(self, account: str) -> None:
+        self._dropped += 1
+        self.metrics.count_dropped(account)
 
     def _dispose(self, account: str, call_id: str) -> None:
         self._generations[-1][0].errands.dispose(account, call_id)

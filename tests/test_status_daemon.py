@@ -209,3 +209,15 @@ async def test_a_daemon_that_stops_says_so_while_calls_end_and_holds_up_nobody()
         assert b"Not ready: no new calls are taken" in rest
         assert rest.endswith(b"0\r\n\r\n")
         writer.close()
+
+
+async def test_what_was_dropped_is_counted_over_reloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sandbox(staging_time=0.0) as api:
+        config = settings(api.url, str(free()))
+        async with daemon.running(config, {"default": KEY}) as running:
+            for _ in range(2):
+                running._generations[-1][0].errands._drop("default", "a test")
+                await running.reload(config, {"default": KEY}, {})
+            # As when the first one has ended, and its count with it.
+            monkeypatch.setattr(running._generations[0][0].errands, "dropped", 0)
+            assert running._facts().dropped_errands == 2
