@@ -87,10 +87,11 @@ def cross_checks(data: object) -> Iterator[tuple[Loc, str]]:
         yield from _lookup_in_time(here, route, calls)
         country = route.get("country") or numbers.get("country")
         for loc, did in _dids(here, route):
-            forms = number_forms(did, str(country) if country else None)
             # At a call, the country of numbers reads the DID before it is matched.
-            home = numbers.get("country")
-            forms = list(dict.fromkeys([*forms, *number_forms(did, str(home) if home else None)]))
+            readings = (country, numbers.get("country"))
+            forms = [
+                form for each in readings for form in number_forms(did, str(each or "") or None)
+            ]
             for form in forms:
                 if dids.setdefault(form, index) != index:
                     other = routes[dids[form]].get("name")

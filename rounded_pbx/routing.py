@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -54,7 +53,8 @@ class Route:
         Raises:
             BadNumber: it is possible in neither.
         """
-        readings = [number_forms(did, country)[0] for country in (self.country, self.home)]
+        countries = dict.fromkeys([self.country, self.home])
+        readings = [number_forms(did, country)[0] for country in countries]
         readings = [reading for reading in readings if E164.fullmatch(reading)]
         own = [reading for reading in readings if any(_fits(reading, each) for each in self.dids)]
         return (own or readings or [to_e164(did, self.country)])[0]
@@ -114,8 +114,10 @@ def _fits(did: str, pattern: str) -> bool:
     return did.startswith(pattern[:-1]) if pattern.endswith("*") else did == pattern
 
 
-def number_forms(did: str, country: str | None) -> list[str]:
+def number_forms(did: str, country: str | None) -> tuple[str, ...]:
     """A DID as E.164, if it can be, and as it is written."""
-    with contextlib.suppress(BadNumber):
-        return list(dict.fromkeys([to_e164(did, country), did]))
-    return [did]
+    try:
+        e164 = to_e164(did, country)
+    except BadNumber:
+        return (did,)
+    return (did,) if e164 == did else (e164, did)

@@ -67,7 +67,7 @@ def split(line: bytes) -> list[bytes]:
 
 
 def arguments(text: bytes) -> list[bytes]:
-    """app.c's __ast_app_separate_args, with quotes and backslashes removed: MSet's pairs."""
+    """app.c's __ast_app_separate_args, with quotes and backslashes removed, as ARRAY does."""
     found = [bytearray()]
     quoted, depth, scan = False, 0, iter(text)
     for byte in scan:
@@ -255,21 +255,19 @@ def test_variables_reach_asterisk_in_order_in_whole_lines_within_the_limit(
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
         words = split(line)
-        if words[:2] == [b"EXEC", b"MSet"]:
-            assert len(words) == 3
-            for pair in arguments(words[2]):
-                name, _, value = pair.partition(b"=")
-                read.append((name, value))
+        assert words[:2] == [b"SET", b"VARIABLE"]
+        assert len(words) == 4
+        if array := re.fullmatch(rb"ARRAY\((.*)\)", words[2]):
+            read += zip(arguments(array[1]), arguments(words[3]), strict=True)
         else:
-            assert words[:2] == [b"SET", b"VARIABLE"]
             read.append((words[2], words[3]))
     assert read == [(name.encode(), value.encode()) for name, value in variables]
 
 
 def test_the_variables_of_a_call_go_in_one_command_on_either_version() -> None:
     variables = [("ROUNDED_FALLBACK", "from-internal,600,1"), ("ROUNDED_CALL_ID", "")]
-    line = b'EXEC MSet "ROUNDED_FALLBACK=\\"from-internal,600,1\\",ROUNDED_CALL_ID=\\"\\""\n'
-    assert agi.set_variables(2047, variables) == [line]
+    names, values = b"ARRAY(ROUNDED_FALLBACK,ROUNDED_CALL_ID)", rb"\"from-internal,600,1\",\"\""
+    assert agi.set_variables(2047, variables) == [b'SET VARIABLE "%s" "%s"\n' % (names, values)]
     longer = [*variables, *[(f"V{i}", "x" * 128) for i in range(20)]]
     assert len(agi.set_variables(8191, longer)) == 1
     assert len(agi.set_variables(2047, longer)) == 22

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -113,16 +114,24 @@ class Asterisk:
             return not await asyncio.wait_for(self.reader.read(1), seconds)
         return True
 
-    async def variables(self, reply: bytes = b"200 result=0\n") -> dict[str, str]:
+    async def variables(self, reply: bytes = b"200 result=1\n") -> dict[str, str]:
         """Answer every command, and return the variables that were set."""
         found: dict[str, str] = {}
         with contextlib.suppress(ConnectionError):
             while line := await self.command():
-                text = line.replace('\\"', '"')
-                found |= dict(re.findall(r'(ROUNDED_[A-Z_]+)(?:=| )"(.*?)"(?=[,"\n])', text))
+                found |= written(line)
                 self.write(reply)
         self.writer.close()
         return found
+
+
+def written(command: str) -> dict[str, str]:
+    """The variables that a command sets."""
+    _, _, name, value = shlex.split(command)
+    array = re.fullmatch(r"ARRAY\((.*)\)", name)
+    if array is None:
+        return {name.removeprefix("__"): value}
+    return dict(zip(array[1].split(","), re.findall('"(.*?)"', value), strict=True))
 
 
 def environment(**fields: str | bytes) -> bytes:
@@ -188,8 +197,9 @@ async def server() -> AsyncIterator[Server]:
 async def test_the_variables_are_set_in_one_command_and_the_session_ends(server: Server) -> None:
     asterisk = await server.session()
     command = await asterisk.command()
-    assert command.startswith('EXEC MSet "ROUNDED_REASON=')
-    assert command.endswith(f',ROUNDED_CALL_ID=\\"{UUID}\\",ROUNDED_STATUS=\\"STAGED\\""\n')
+    assert command.startswith('SET VARIABLE "ARRAY(ROUNDED_REASON,')
+    told = list(written(command).items())
+    assert told[-2:] == [("ROUNDED_CALL_ID", UUID), ("ROUNDED_STATUS", "STAGED")]
     assert await asterisk.silent_for(0.2)
     asterisk.write(b"200 result=0\n")
     assert await asterisk.command() == ""
@@ -338,8 +348,8 @@ async def test_an_environment_that_a_caller_ends_early_stages_nothing(
     asterisk = await server.connect()
     asterisk.write(environment(network_script=script, callerid=FORGED_END + more))
     command = await asterisk.raw_command()
-    if command.startswith("EXEC"):  # both kinds of arguments, or a caller whose number is "1"
-        assert re.search(r'ROUNDED_STATUS=\\"(ERROR|BAD_NUMBER)\\"', command)
+    if command.startswith("SET"):  # both kinds of arguments, or a caller whose number is "1"
+        assert written(command)["ROUNDED_STATUS"] in ("ERROR", "BAD_NUMBER")
     elif command:
         asterisk.write(f"200 result=1 ({command.split(chr(34))[1]})\n".encode())
         assert await asterisk.command() == ""
@@ -426,7 +436,7 @@ async def test_a_result_waits_for_the_challenge_to_be_met(server: Server) -> Non
 
 async def test_an_answer_that_is_there_at_once_is_one_command(server: Server) -> None:
     asterisk = await server.session()
-    assert (await asterisk.raw_command()).startswith("EXEC MSet")
+    assert (await asterisk.raw_command()).startswith("SET VARIABLE")
 
 
 async def test_an_answer_of_several_commands_waits_for_the_challenge() -> None:
@@ -476,7 +486,7 @@ async def test_the_end_of_the_call_cancels_the_staging(server: Server, how: str)
 
 async def test_a_hangup_before_the_reply_is_no_reply(server: Server) -> None:
     asterisk = await server.session()
-    assert (await asterisk.command()).startswith("EXEC MSet")
+    assert (await asterisk.command()).startswith("SET VARIABLE")
     asterisk.write(b"HANGUP\n")
     assert await asterisk.silent_for(0.2)
     asterisk.write(b"200 result=0\n")
@@ -572,7 +582,7 @@ async def test_a_prestaging_sets_one_inherited_variable_and_begins_when_it_is_se
     server: Server,
 ) -> None:
     asterisk = await server.session(network_script="prestage?did=+33612345678&linkedid=1.1")
-    found = re.fullmatch(r'EXEC MSet "__ROUNDED_TICKET=\\"(.{36})\\""\n', await asterisk.command())
+    found = re.fullmatch(r'SET VARIABLE __ROUNDED_TICKET "(.{36})"\n', await asterisk.command())
     assert found
     assert await asterisk.silent_for(0.05)
     assert server.tickets.begun == []
@@ -599,7 +609,7 @@ async def test_a_line_without_an_end_is_told(
 ) -> None:
     caplog.set_level("INFO")
     asterisk = await server.session()
-    assert (await asterisk.raw_command()).startswith("EXEC MSet")
+    assert (await asterisk.raw_command()).startswith("SET VARIABLE")
     asterisk.write(b"200 result=0\n" + 2 * LONGEST_ENVIRONMENT * b"x")
     await eventually(lambda: not server.listener.sessions)
     assert "AGI: a line is too long" in caplog.text

@@ -35,7 +35,7 @@ agi_accountcode:
 agi_threadid: 139873600140992
 
 """
-_TICKET = re.compile(rb'TICKET=\\"([0-9a-f-]{36})')
+_TICKET = re.compile(rb'TICKET "([0-9a-f-]{36})')
 
 
 def environment(script: str = STAGE) -> bytes:
@@ -67,10 +67,10 @@ class Session(asyncio.Protocol):
         if data.startswith(b"GET FULL VARIABLE"):
             self.transport.write(b"200 result=1 (" + data.split(b'"')[1] + b")\n")
             return
-        self.load.with_id += b'STATUS=\\"STAGED' in data or b'STATUS=\\"INITIATED' in data
+        self.load.with_id += b'\\"STAGED\\"' in data or b'\\"INITIATED\\"' in data
         if ticket := _TICKET.search(data):
             self.load.tickets.append(ticket[1].decode())
-        self.transport.write(b"200 result=0\n")
+        self.transport.write(b"200 result=1\n")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.load.milliseconds.append((asyncio.get_running_loop().time() - self.begun) * 1000)

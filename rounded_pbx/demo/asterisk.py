@@ -173,7 +173,8 @@ _EXECUTING = re.compile(
     r"^\[([0-9.]+)\].*Executing \[(\S+?)@(\S+?):\d+\] "
     r'(AGI|Dial|Goto|Gosub|Ringing)\("[^"]*", "(.*)"\)'
 )
-_VARIABLES = re.compile(r"^\[([0-9.]+)\].*Executing Application: \(MSet\) Options: \((.*)\)")
+_VARIABLES = re.compile(r'^\[([0-9.]+)\].*AGI Rx << SET VARIABLE "ARRAY\((.*)\)" "(.*)"$')
+_VALUE = re.compile(r'\\"(.*?)\\"')
 
 
 @contextlib.asynccontextmanager
@@ -196,6 +197,7 @@ async def real(stage: Stage, binary: Path, folder: Path, fastagi: Address) -> As
         )
         try:
             await asyncio.to_thread(asterisk.start)
+            asterisk.cli("agi set debug on")
             telling = asyncio.ensure_future(_tell(stage, asterisk.log))
             version = re.search(r"Asterisk \S+", asterisk.cli("core show version"))
             name = version[0] if version else "Asterisk"
@@ -213,5 +215,6 @@ async def _tell(stage: Stage, log: Path) -> None:
             said = f"[{extension}@{context}] {application}({arguments})"
             stage.say("switch", said, at=float(at))
         elif variables := _VARIABLES.search(line):
-            for pair in re.split(r",(?=ROUNDED_)", variables[2]):
-                stage.say("switch", f"   {pair}", at=float(variables[1]))
+            at, names, values = variables.groups()
+            for name, value in zip(names.split(","), _VALUE.findall(values), strict=True):
+                stage.say("switch", f"   {name}={value}", at=float(at))

@@ -18,7 +18,7 @@ Everything else here follows res_agi.c of Asterisk 16 to 22.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -43,7 +43,8 @@ ENVIRONMENT_KEYS = (
 _OPTIONAL = {"network", "network_script"}
 _PLACES = {f"agi_{name}": place for place, name in enumerate(ENVIRONMENT_KEYS)}
 
-_ENVIRONMENT_LINE = re.compile(r"(agi_[a-z0-9_]{1,40}): ?(.*)", re.DOTALL)
+_OTHER_KEY = re.compile(r"agi_[a-z0-9_]{1,40}")
+_MAJOR = re.compile("[0-9]+")
 _REPLY = re.compile(r"([0-9]{3})(?: (.*))?", re.DOTALL)
 _RESULT = re.compile(r"result=(\S*)(?: \((.*)\))?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -66,14 +67,13 @@ class Environment:
         values: dict[str, str] = {}
         due = arguments = 0
         for line in decode(block.rstrip(b"\n")).split("\n"):
-            match = _ENVIRONMENT_LINE.fullmatch(line)
-            if match is None:
+            key, colon, value = line.partition(":")
+            place = _PLACES.get(key)
+            if not colon or (place is None and not _OTHER_KEY.fullmatch(key)):
                 raise ProtocolError("AGI environment: a line is no agi_key: value")
-            key, value = match.groups()
             if key in values:
                 raise ProtocolError(f"AGI environment: {key} stands twice")
-            values[key] = value
-            place = _PLACES.get(key)
+            values[key] = value.removeprefix(" ")
             if place is not None:
                 while due < place and ENVIRONMENT_KEYS[due] in _OPTIONAL:
                     due += 1
@@ -109,7 +109,7 @@ class Environment:
 
         What is longer is read as further commands.
         """
-        major = re.match("[0-9]+", self.values.get("agi_version", ""))
+        major = _MAJOR.match(self.values.get("agi_version", ""))
         return 8191 if major and int(major[0]) >= 21 else 2047
 
 
@@ -129,9 +129,11 @@ def arguments(environment: Environment) -> Inputs:
             raise ProtocolError("AGI arguments stand in the query and after a comma; use one")
         listed = environment.query.split("&")
     pairs = (argument.partition("=") for argument in listed if argument)
-    return Inputs.collect(
-        ((key, decode(unquote_to_bytes(raw.encode()))) for key, _, raw in pairs), separator="."
-    )
+    return Inputs.collect(((key, _unescaped(value)) for key, _, value in pairs), separator=".")
+
+
+def _unescaped(text: str) -> str:
+    return decode(unquote_to_bytes(text)) if "%" in text else text
 
 
 def to_call(environment: Environment, inputs: Inputs) -> CallContext:
@@ -271,18 +273,19 @@ def decode_variable(reply: Reply) -> str:
     return decode(unquote_to_bytes(reply.value or ""))
 
 
-def set_variables(longest: int, variables: Iterable[tuple[str, str]]) -> list[bytes]:
-    """The commands that set channel variables in their order: one ``MSet`` where it can be.
+def set_variables(longest: int, variables: Sequence[tuple[str, str]]) -> list[bytes]:
+    """The commands that set channel variables in their order: one where it can be.
 
-    One command is one round trip, and sets all or nothing when the session is cut off.
+    One command is one round trip, and sets all or nothing when the session is cut off. It writes
+    the function ``ARRAY``, of func_strings as ``FILTER`` is, which takes values apart as MSet does;
+    ``EXEC MSet`` would cost a snapshot of the channel, and 0.1 ms.
     """
-    variables = tuple(variables)
-    for name, _ in variables:
-        if not CHANNEL_VARIABLE.fullmatch(name):
-            raise ProtocolError("AGI: no name of a channel variable")
-    pairs = ",".join(f'{name}="{value}"' for name, value in variables)
-    together = f"EXEC MSet {quote(pairs)}\n".encode()
-    plain = all(PLAIN_VALUE.fullmatch(value) for _, value in variables)
-    if plain and len(together) <= longest:
-        return [together]
+    if not all(CHANNEL_VARIABLE.fullmatch(name) for name, _ in variables):
+        raise ProtocolError("AGI: no name of a channel variable")
+    if len(variables) > 1 and PLAIN_VALUE.fullmatch("".join(value for _, value in variables)):
+        names = f"ARRAY({','.join(name for name, _ in variables)})"
+        values = ",".join(f'"{value}"' for _, value in variables)
+        together = f"SET VARIABLE {quote(names)} {quote(values)}\n".encode()
+        if len(together) <= longest:
+            return [together]
     return [command(longest, "SET VARIABLE", name, quote(value)) for name, value in variables]

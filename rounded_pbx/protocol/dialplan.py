@@ -17,7 +17,7 @@ from ..errors import ProtocolError
 #: The name of a channel variable that we read or write.
 CHANNEL_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: The characters of the contract's values: none of them quotes, expands, splits or ends anything
-#: in Asterisk's MSet (inside quotes) and in FreeSWITCH's uuid_setvar_multi.
+#: in Asterisk's ARRAY (inside quotes) and in FreeSWITCH's uuid_setvar_multi.
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9 .:/_+,@*#-]*")
 
 # What decides, what names the caller, what was begun before, what finds the call in the switch.
@@ -52,16 +52,17 @@ class Inputs:
         headers: dict[str, str] = {}
         ignored: dict[str, str] = {}
         for key, value in given:
-            kind, _, name = key.partition(separator)
             target, entry = ignored, key
-            if kind == "var" and VARIABLE_NAME.fullmatch(name):
-                target, entry = variables, name
-            elif kind == "header" and HEADER_NAME.fullmatch(name):
-                target, entry = headers, name
+            if key in _KEYS:
+                target = values
             elif key in _CHOICES:
                 target = values if value in set(_CHOICES[key]) else ignored
-            elif key in _KEYS:
-                target = values
+            else:
+                kind, _, name = key.partition(separator)
+                if kind == "var" and VARIABLE_NAME.fullmatch(name):
+                    target, entry = variables, name
+                elif kind == "header" and HEADER_NAME.fullmatch(name):
+                    target, entry = headers, name
             if entry in target:
                 raise ProtocolError(f"the input {key[:40]!r} stands twice")
             target[entry] = value

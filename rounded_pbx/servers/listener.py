@@ -7,7 +7,8 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv6Address, ip_address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from ..call import mask_numbers
@@ -155,10 +156,14 @@ def _waited(connection: socket.socket) -> float:
 
 def is_allowed(host: str, networks: Sequence[Network]) -> bool:
     """Whether an address is in one of the networks; an IPv4 peer of an IPv6 socket is IPv4."""
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+    address = _address(host)
     return any(address in network for network in networks)
+
+
+@lru_cache(maxsize=256)  # those who may connect are few, and come with every call
+def _address(host: str) -> IPv4Address | IPv6Address:
+    address = ip_address(host.partition("%")[0])
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def defect() -> str:
