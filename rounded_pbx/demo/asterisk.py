@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -173,8 +174,19 @@ _EXECUTING = re.compile(
     r"^\[([0-9.]+)\].*Executing \[(\S+?)@(\S+?):\d+\] "
     r'(AGI|Dial|Goto|Gosub|Ringing)\("[^"]*", "(.*)"\)'
 )
-_VARIABLES = re.compile(r'^\[([0-9.]+)\].*AGI Rx << SET VARIABLE "ARRAY\((.*)\)" "(.*)"$')
-_VALUE = re.compile(r'\\"(.*?)\\"')
+_COMMAND = re.compile(r"^\[([0-9.]+)\].*AGI Rx << (SET VARIABLE .*)$")
+
+
+def variables_set(command: str) -> dict[str, str]:
+    """What a command of the daemon sets on the channel: one variable, or those of an ``ARRAY``."""
+    words = shlex.split(command)
+    if words[:2] != ["SET", "VARIABLE"]:
+        return {}
+    _, _, name, value = words
+    array = re.fullmatch(r"ARRAY\((.*)\)", name)
+    if array is None:
+        return {name: value}
+    return dict(zip(array[1].split(","), re.findall('"(.*?)"', value), strict=True))
 
 
 @contextlib.asynccontextmanager
@@ -214,7 +226,6 @@ async def _tell(stage: Stage, log: Path) -> None:
             at, extension, context, application, arguments = executing.groups()
             said = f"[{extension}@{context}] {application}({arguments})"
             stage.say("switch", said, at=float(at))
-        elif variables := _VARIABLES.search(line):
-            at, names, values = variables.groups()
-            for name, value in zip(names.split(","), _VALUE.findall(values), strict=True):
-                stage.say("switch", f"   {name}={value}", at=float(at))
+        elif command := _COMMAND.search(line):
+            for name, value in variables_set(command[2]).items():
+                stage.say("switch", f"   {name}={value}", at=float(command[1]))

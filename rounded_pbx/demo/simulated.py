@@ -16,6 +16,7 @@ from .. import call
 from ..config_types import Address
 from ..protocol.agi import ENVIRONMENT_KEYS
 from ..sip import Caller
+from .asterisk import variables_set
 from .stage import HEADER, Stage
 from .switches import Switch, callees
 
@@ -80,8 +81,7 @@ class _Asterisk(_Simulated):
         writer.write(f"{lines}\n".encode())
         variables: dict[str, str] = {}
         while line := (await reader.readline()).decode():
-            unquoted = line.replace('\\"', '"')
-            variables |= dict(re.findall(r'(ROUNDED_[A-Z_]+)="?(.*?)"(?=[,"\n])', unquoted))
+            variables |= variables_set(line)
             asked = re.match('GET FULL VARIABLE "(.*)"', line)
             writer.write(f"200 result=1 ({asked[1] if asked else ''})\n".encode())
         writer.close()
