@@ -61,6 +61,15 @@ def test_what_follows_the_blank_line_is_not_taken_for_environment(more: bytes) -
         Environment.parse(BLOCKS["asterisk-22/agi-black.env.bin"] + more)
 
 
+@pytest.mark.parametrize(
+    "line", ["agi_x y: z", "agi_X: z", "agi_: z", " agi_x: z", "agi_x", f"agi_{'x' * 41}: z", ": z"]
+)
+def test_a_line_that_is_no_key_and_value_is_refused(line: str) -> None:
+    assert Environment.parse(environment("agi_x: z")).values["agi_x"] == "z"
+    with pytest.raises(ProtocolError, match="a line is no agi_key: value"):
+        Environment.parse(environment(line))
+
+
 @pytest.mark.parametrize("name", ["agi-black.env.bin", "env-name-utf8.bin"])
 def test_an_environment_cut_at_any_byte_is_refused_or_says_nothing_else(name: str) -> None:
     whole = Environment.parse(BLOCKS[f"asterisk-22/{name}"]).values
@@ -106,7 +115,15 @@ def test_each_version_gets_commands_as_long_as_it_reads(version: str, longest: i
             assert Environment.parse(BLOCKS[name]).longest_command == longest
 
 
-@pytest.mark.parametrize("version", ["", "20.2.1", "1.8", "GIT-22", "certified/18.9", "x"])
+@pytest.mark.parametrize("version", ["22.6.0", "22.10.1~dfsg", "23.0.0", "100.1"])
+def test_a_version_that_reads_long_commands_gets_them(version: str) -> None:
+    assert Environment({"agi_version": version}).longest_command == 8191
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["", "20.2.1", "1.8", "GIT-22", "certified/18.9", "x", "21.10.2", "22.0.0", "22.5.2", "22"],
+)
 def test_a_version_in_doubt_gets_short_commands(version: str) -> None:
     assert Environment({"agi_version": version}).longest_command == 2047
 

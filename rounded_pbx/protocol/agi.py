@@ -44,7 +44,7 @@ _OPTIONAL = {"network", "network_script"}
 _PLACES = {f"agi_{name}": place for place, name in enumerate(ENVIRONMENT_KEYS)}
 
 _OTHER_KEY = re.compile(r"agi_[a-z0-9_]{1,40}")
-_MAJOR = re.compile("[0-9]+")
+_VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 _REPLY = re.compile(r"([0-9]{3})(?: (.*))?", re.DOTALL)
 _RESULT = re.compile(r"result=(\S*)(?: \((.*)\))?", re.DOTALL)
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
@@ -105,12 +105,12 @@ class Environment:
 
     @property
     def longest_command(self) -> int:
-        """Bytes of a command with its line feed: AGI_BUF_LEN - 1, 8192 since 20.3 and 2048 before.
+        """Bytes of a command with its line feed: AGI_BUF_LEN - 1, of 8192 since 22.6, else of 2048.
 
-        What is longer is read as further commands.
+        What is longer is read as further commands. (20.16 and 21.11 read 8191, too.)
         """
-        major = _MAJOR.match(self.values.get("agi_version", ""))
-        return 8191 if major and int(major[0]) >= 21 else 2047
+        version = _VERSION.match(self.values.get("agi_version", ""))
+        return 8191 if version and (int(version[1]), int(version[2])) >= (22, 6) else 2047
 
 
 def arguments(environment: Environment) -> Inputs:
@@ -278,7 +278,8 @@ def set_variables(longest: int, variables: Sequence[tuple[str, str]]) -> list[by
 
     One command is one round trip, and sets all or nothing when the session is cut off. It writes
     the function ``ARRAY``, of func_strings as ``FILTER`` is, which takes values apart as MSet does;
-    ``EXEC MSet`` would cost a snapshot of the channel, and 0.1 ms.
+    ``EXEC MSet`` would cost a snapshot of the channel. Without func_strings Asterisk sets nothing
+    and replies as if it had: only its log says so, and our doctor.
     """
     if not all(CHANNEL_VARIABLE.fullmatch(name) for name, _ in variables):
         raise ProtocolError("AGI: no name of a channel variable")
