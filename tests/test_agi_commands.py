@@ -237,14 +237,21 @@ def test_a_command_is_as_long_as_asterisk_reads_and_not_a_byte_longer() -> None:
         assert len(line) == limit
         with pytest.raises(ProtocolError, match=f"Asterisk reads {limit}"):
             agi.set_variables(limit, [("L", value + "x")])
+        several = [("A", ""), ("B", "x" * (limit - 45)), ("C", "")]
+        (line,) = agi.set_variables(limit, several)
+        assert len(line) == limit
+        several[1] = ("B", several[1][1] + "x")
+        assert len(agi.set_variables(limit, several)) == len(several)
 
 
 Name = st.from_regex(r"\A[A-Za-z_][A-Za-z0-9_]{0,20}\Z")
 Contract = st.from_regex(r"\A[A-Za-z0-9 .:/_+,@*#-]{0,200}\Z")
+Variables = st.lists(st.tuples(Name, Contract | Value), min_size=1, max_size=20)
 
 
 @settings(deadline=None)
-@given(LIMITS, st.lists(st.tuples(Name, Contract | Value), min_size=1, max_size=20))
+@example(2047, [("A", ""), ("B", ",a, b,"), ("__C", " #*@:/_+-. "), ("D", "")])
+@given(LIMITS, st.lists(st.tuples(Name, Contract), min_size=1, max_size=20) | Variables)
 def test_variables_reach_asterisk_in_order_in_whole_lines_within_the_limit(
     limit: int, variables: list[tuple[str, str]]
 ) -> None:
