@@ -81,13 +81,19 @@ def running(arguments: Sequence[str], log: Path, ready: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def daemon(
-    folder: Path, api: Api, *, warm: int = 16, deadline: float = 1.5, wait: str = "none"
+    folder: Path,
+    api: Api,
+    *,
+    warm: int = 16,
+    deadline: float = 1.5,
+    wait: str = "none",
+    program: Sequence[str] = ("rounded_pbx",),
 ) -> Iterator[int]:
     """The daemon on its usual ports, its connections open; its pid. ``wait``: of the first DID."""
     file = folder / "config.yml"
     given = {"warm": warm, "deadline": deadline, "wait": wait, "agent": AGENT}
     file.write_text(CONFIG.format(url=api.url, ca_file=api.ca_file, **given))
-    command = ["-m", "rounded_pbx", "serve", "--config", str(file)]
+    command = ["-m", *program, "serve", "--config", str(file)]
     with running(command, folder / "daemon.log", "listening for freeswitch") as pid:
         time.sleep(1.5)  # it opens its connections
         yield pid

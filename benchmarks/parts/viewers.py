@@ -21,9 +21,6 @@ _REQUEST = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @contextlib.contextmanager
 def viewers(port: int, count: int) -> Iterator[None]:
     """So many viewers, in a process of their own."""
-    if not count:
-        yield
-        return
     command = [sys.executable, "-m", "benchmarks.parts.viewers", str(port), str(count)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
@@ -41,7 +38,8 @@ def main(port: int, count: int) -> None:
             follows.sendall(_REQUEST)
             begun = b""
             while b"data: " not in begun:
-                begun += follows.recv(1 << 20)
+                begun += (heard := follows.recv(1 << 20))
+                assert heard, f"no stream: {begun!r}"
             selector.register(follows, selectors.EVENT_READ, follows)
         print("following", flush=True)
         while True:
