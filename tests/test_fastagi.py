@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +12,7 @@ import pytest
 
 from rounded_pbx.call import Switch
 from rounded_pbx.config_types import LOOPBACK, Address
+from rounded_pbx.demo.asterisk import variables_set
 from rounded_pbx.handler import Desk
 from rounded_pbx.numbers import CallerPolicy
 from rounded_pbx.protocol.agi import ENVIRONMENT_KEYS, LONGEST_ENVIRONMENT
@@ -119,19 +119,11 @@ class Asterisk:
         found: dict[str, str] = {}
         with contextlib.suppress(ConnectionError):
             while line := await self.command():
-                found |= written(line)
+                for name, value in variables_set(line).items():
+                    found[name.removeprefix("__")] = value
                 self.write(reply)
         self.writer.close()
         return found
-
-
-def written(command: str) -> dict[str, str]:
-    """The variables that a command sets."""
-    _, _, name, value = shlex.split(command)
-    array = re.fullmatch(r"ARRAY\((.*)\)", name)
-    if array is None:
-        return {name.removeprefix("__"): value}
-    return dict(zip(array[1].split(","), re.findall('"(.*?)"', value), strict=True))
 
 
 def environment(**fields: str | bytes) -> bytes:
@@ -198,7 +190,7 @@ async def test_the_variables_are_set_in_one_command_and_the_session_ends(server:
     asterisk = await server.session()
     command = await asterisk.command()
     assert command.startswith('SET VARIABLE "ARRAY(ROUNDED_REASON,')
-    told = list(written(command).items())
+    told = list(variables_set(command).items())
     assert told[-2:] == [("ROUNDED_CALL_ID", UUID), ("ROUNDED_STATUS", "STAGED")]
     assert await asterisk.silent_for(0.2)
     asterisk.write(b"200 result=0\n")
@@ -349,7 +341,7 @@ async def test_an_environment_that_a_caller_ends_early_stages_nothing(
     asterisk.write(environment(network_script=script, callerid=FORGED_END + more))
     command = await asterisk.raw_command()
     if command.startswith("SET"):  # both kinds of arguments, or a caller whose number is "1"
-        assert written(command)["ROUNDED_STATUS"] in ("ERROR", "BAD_NUMBER")
+        assert variables_set(command)["ROUNDED_STATUS"] in ("ERROR", "BAD_NUMBER")
     elif command:
         asterisk.write(f"200 result=1 ({command.split(chr(34))[1]})\n".encode())
         assert await asterisk.command() == ""

@@ -22,6 +22,7 @@ from rounded_pbx.api import RoundedClient
 from rounded_pbx.call import Switch
 from rounded_pbx.config_types import LOOPBACK, Address
 from rounded_pbx.daemon import Daemon
+from rounded_pbx.demo.asterisk import variables_set
 from rounded_pbx.errors import ApiUnreachable
 from rounded_pbx.sandbox import Behaviour
 from rounded_pbx.servers.listener import Listener
@@ -244,7 +245,7 @@ async def test_a_ticket_whose_account_a_reload_removed_is_staged_anew(
     reader, writer = await asyncio.open_connection(address.host, address.port)
     asterisk = Asterisk(reader, writer)
     asterisk.write(environment(network_script=script.replace("stage", "prestage", 1)))
-    ticket = (await asterisk.command()).split('"')[2].rstrip("\\")
+    ticket = variables_set(await asterisk.command())["__ROUNDED_TICKET"]
     running.file.write_text(before)
     assert await service.reload(running.daemon, running.file)
     asterisk.write(b"200 result=0\n")
