@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import ssl
 import traceback
 from collections.abc import Callable
@@ -56,6 +57,8 @@ async def test_a_name_that_cannot_be_resolved_is_safe_to_retry() -> None:
     error = await failure(RoundedClient("http://no-such-host.invalid", KEY).stage(BODY))
     assert isinstance(error, ApiUnreachable)
     assert error.safe_to_retry
+    words = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    assert (len(words) > 8, ": " in words) == (True, False)  # the resolver's words, once
 
 
 @pytest.mark.parametrize("end", [Peer.reset, lambda peer: peer.writer.close()])
