@@ -258,6 +258,7 @@ async def test_a_key_never_stands_in_a_repr_or_in_a_log_of_any_library(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "httpcore")  # which logs.configure() may have quieted
     async with sandbox(key="another") as api, RoundedClient(api.url, KEY) as client:
         assert type(await failure(client.stage(BODY))) is ApiUnauthorized
         assert api.seen[0][2] == KEY
