@@ -244,7 +244,7 @@ async def test_a_ticket_whose_account_a_reload_removed_is_staged_anew(
     reader, writer = await asyncio.open_connection(address.host, address.port)
     asterisk = Asterisk(reader, writer)
     asterisk.write(environment(network_script=script.replace("stage", "prestage", 1)))
-    ticket = (await asterisk.command()).split('"')[2].rstrip("\\")
+    ticket = (await asterisk.command()).split('"')[1]
     running.file.write_text(before)
     assert await service.reload(running.daemon, running.file)
     asterisk.write(b"200 result=0\n")
@@ -582,6 +582,23 @@ async def test_a_socket_for_a_switch_that_is_off_refuses_at_once(
     with contextlib.suppress(ConnectionError):
         assert await ask(systemd.address) == {}
     assert "listen is off" in systemd.log.read_text()
+
+
+async def test_a_socket_whose_unit_has_another_address_is_named(systemd: Systemd) -> None:
+    """As after a change of ``listen`` without ``rounded-pbx systemd --install``."""
+    systemd.file.write_text(text("http://127.0.0.1:1", port=systemd.address.port))
+    systemd.start()
+    await asyncio.to_thread(systemd.until, b"READY=1")
+    assert "systemd --install" not in systemd.log.read_text()
+    systemd.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(systemd.wait) == 0
+    systemd.file.write_text(text("http://127.0.0.1:1", port=1))
+    systemd.start()
+    assert f"asterisk on {systemd.address}".encode() in await asyncio.to_thread(
+        systemd.until, b"READY=1"
+    )
+    told = "asterisk: systemd listens there, but listen is 127.0.0.1:1: rounded-pbx systemd --inst"
+    assert told in systemd.log.read_text()
 
 
 async def test_a_socket_of_an_unknown_name_is_not_left_with_calls_in_it(tmp_path: Path) -> None:
