@@ -330,7 +330,7 @@ def dialplan(
     """Write the dialplan for asterisk, asterisk-chan-sip, freepbx, freeswitch or fusionpbx.
 
     Without an option it is shown, with what to put where. --install writes inside marked blocks,
-    keeps a backup of each file that it changes, and does nothing where nothing is to be done.
+    keeps a backup of each file that it changes, and writes nothing where nothing is to be done.
 
         rounded-pbx dialplan asterisk --diff
         rounded-pbx dialplan asterisk --install --reload

@@ -68,14 +68,14 @@ def make(
 ) -> None:
     """Make the changes, saying each; then what is left to be done.
 
-    ``rendered`` is None to uninstall; ``read`` lets the switch read what has changed.
+    ``rendered`` is None to uninstall; ``read`` lets the switch read its files, also those that were
+    changed before: an earlier run may have failed to.
     """
     about = ABOUT[flavour]
     with contextlib.suppress(OSError):  # the changes, if there are some, will say it better
         sweep(flavour, folder)
     if not plan.changes:
         out.print("[green]nothing to do[/]: everything is as it should be")
-        return
     for change in plan.changes:
         try:
             apply(change)
@@ -86,10 +86,11 @@ def make(
         out.print(f"[green]{_done(change)}[/] {escape(str(change.path))}", soft_wrap=True)
     if any(change.before is not None and change.after is not None for change in plan.changes):
         out.print(f"What was there before stands beside each, with the ending {BACKUP}")
-    if rendered is not None:
+    if plan.changes and rendered is not None:
         _say_left(about, rendered, out)
     if read is None:
-        _say_reload(about, out)
+        if plan.changes:
+            _say_reload(about, out)
         return
     try:
         read()

@@ -161,7 +161,10 @@ def read_from(
         directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
         path = file or Path(directory, str(credential))
         if file is None and not directory:
-            raise KeyUnknownHere(f"{credential} is known to the systemd service only")
+            raise KeyUnknownHere(
+                f"{credential} is known to the systemd service only: in a shell, "
+                "$CREDENTIALS_DIRECTORY names the folder where it is"
+            )
         source = str(path)
         try:
             secret = path.read_text(encoding="utf-8")

@@ -160,6 +160,9 @@ class Daemon:
             log.info("listening for %s on %s; routes: %d", switch, address, len(self._desk.routes))
             if section.listen is None:
                 log.error("%s: systemd listens, but listen is off: calls are refused", switch)
+            elif address != section.listen and section.listen.port:
+                text = "%s: systemd listens there, but listen is %s: rounded-pbx systemd --install"
+                log.error(text, switch, section.listen)
         self.ready = True
 
     async def reload(self, config: Config, keys: Secrets, headers: Headers) -> None:

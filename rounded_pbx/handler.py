@@ -66,11 +66,13 @@ class Channel(Protocol):
 
 def log_call(record: CallRecord, *, full_numbers: bool = False) -> None:
     """One line for a call."""
+    if full_numbers:
+        record = replace(record, caller=record.number)
     log.info(
         "%s did=%s from=%s route=%s ms=%d call_id=%s unique_id=%s reason=%s",
         record.outcome,
         record.did or "-",
-        (record.number if full_numbers else record.caller) or "-",
+        record.caller or "-",
         record.route or "-",
         record.ms,
         record.call_id or "-",

@@ -74,6 +74,8 @@ class Metrics:
             ["result"],
             registry=self._registry,
         )
+        for result in ("done", "refused"):  # or the first would be no increase to Prometheus
+            self._reloads.labels(result)
         self._registry.register(_Looked(state))
 
     def count_call(self, record: CallRecord) -> None:

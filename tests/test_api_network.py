@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import ssl
 import traceback
 from collections.abc import Callable
@@ -56,6 +57,8 @@ async def test_a_name_that_cannot_be_resolved_is_safe_to_retry() -> None:
     error = await failure(RoundedClient("http://no-such-host.invalid", KEY).stage(BODY))
     assert isinstance(error, ApiUnreachable)
     assert error.safe_to_retry
+    words = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    assert (len(words) > 8, ": " in words) == (True, False)  # the resolver's words, once
 
 
 @pytest.mark.parametrize("end", [Peer.reset, lambda peer: peer.writer.close()])
@@ -255,6 +258,7 @@ async def test_a_key_never_stands_in_a_repr_or_in_a_log_of_any_library(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "httpcore")  # which logs.configure() may have quieted
     async with sandbox(key="another") as api, RoundedClient(api.url, KEY) as client:
         assert type(await failure(client.stage(BODY))) is ApiUnauthorized
         assert api.seen[0][2] == KEY

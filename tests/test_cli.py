@@ -467,11 +467,18 @@ def test_freepbx_is_reloaded_with_its_own_command(
     etc: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     fwconsole = etc / "fwconsole"
-    fwconsole.write_text(f'#!/bin/sh\necho "$@" > {etc}/asked\necho broken >&2\nexit {status}\n')
+    fwconsole.write_text(f'#!/bin/sh\necho "$@" >> {etc}/asked\necho broken >&2\nexit {status}\n')
     fwconsole.chmod(0o755)
     monkeypatch.setenv("PATH", f"{etc}:{os.environ['PATH']}")
     done = run("dialplan", "freepbx", "--folder", str(etc), "--install", "--reload")
     assert done.exit_code == status
+    assert "Custom Destinations" in done.output
     assert (etc / "asked").read_text() == "reload\n"
     assert ("fwconsole reload: broken" in done.output) is bool(status)
     assert ("read by the switch" in done.output) is not bool(status)
+    # Once more: the files stand, and whether the switch has read them nobody knows.
+    again = run("dialplan", "freepbx", "--folder", str(etc), "--install", "--reload")
+    assert (again.exit_code, "nothing to do" in again.output) == (status, True)
+    assert (etc / "asked").read_text() == "reload\nreload\n"
+    assert ("fwconsole reload: broken" in again.output) is bool(status)
+    assert "Custom Destinations" not in again.output

@@ -75,7 +75,10 @@ def test_a_key_that_cannot_be_read_is_told_with_its_line_and_never_shown(
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("credential: key", "key is known to the systemd service only"),
+        (
+            "credential: key",
+            "key is known to the systemd service only: in a shell, $CREDENTIALS_DIR",
+        ),
         ("key_file: /run/credentials/x.service/k", "k exists for the systemd service only"),
     ],
 )

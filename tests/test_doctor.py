@@ -147,6 +147,29 @@ def test_keys_and_secrets_that_are_not_there_are_said(tmp_path: Path) -> None:
         assert said[f"prove.{switch}"]["verdict"] == "skipped"
 
 
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ("status: {token_file: /none}", "status.token"),
+        ("prestage: {store: 'redis://127.0.0.1:1/0', secret_file: /none}", "prestage.password"),
+        (
+            "routes: [{name: a, agent_id: 411b82c8-462a-4e1b-89bc-10ab3ce1ed29, lookup: {url: "
+            "'http://127.0.0.1:1/', variables: {a: b}, secret_headers: {X: {key_file: /none}}}}]",
+            "lookup.header",
+        ),
+    ],
+)
+def test_a_secret_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, name: str
+) -> None:
+    monkeypatch.setenv("KEY", "sandbox")
+    listen = "asterisk: {fastagi: {listen: off}}\nfreeswitch: {outbound: {listen: '127.0.0.1:1'}}"
+    path = write(tmp_path, f"accounts: {{default: {{key_env: KEY}}}}\n{listen}\n{lines}\n")
+    ran = CliRunner().invoke(app, ["doctor", "--json", "--config", str(path)])
+    said = {check["name"]: check for check in json.loads(ran.stdout)["checks"]}
+    assert (said[name]["verdict"], "/none: No such file" in str(said[name])) == ("wrong", True)
+
+
 def test_the_exit_status_is_the_worst_that_was_said() -> None:
     good, doubtful, bad = right("a", "b"), look("a", "b", "c", "d"), wrong("a", "b", "c", "d")
     assert [exit_status(each) for each in ([], [good], [good, doubtful], [bad, doubtful])] == [

@@ -80,6 +80,8 @@ def test_a_callers_number_stands_in_full_only_where_it_is_asked_for(
     with caplog.at_level(logging.INFO, "rounded_pbx"):
         log_call(call_record(), full_numbers=True)
     assert "from=+33612345678 " in caplog.messages[0]
+    event = json.loads(JsonFormatter().format(caplog.records[0]))
+    assert event["caller"] == "+33612345678"
     assert "33612345678" not in repr(call_record())
 
 

@@ -111,6 +111,53 @@ def test_promtool_takes_the_metrics() -> None:
     assert (ran.returncode, ran.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("alert", "series", "values", "at", "fires"),
+    [
+        # A counter with labels is there once it has counted one, so that one is no increase.
+        ("RoundedPbxDefect", 'rounded_calls_total{outcome="ERROR"}', "_x5 1x30", "8m", True),
+        ("RoundedPbxDefect", 'rounded_calls_total{outcome="ERROR"}', "_x5 1x30", "25m", False),
+        ("RoundedPbxDefect", 'rounded_calls_total{outcome="ERROR"}', "1x20 2x20", "25m", True),
+        ("RoundedPbxDefect", 'rounded_calls_total{outcome="STAGED"}', "_x5 1x30", "8m", False),
+        (
+            "RoundedPbxKeyRefused",
+            'rounded_calls_total{outcome="UNAUTHORIZED"}',
+            "_ 1x9",
+            "5m",
+            True,
+        ),
+        (
+            "RoundedPbxReloadRefused",
+            'rounded_reloads_total{result="refused"}',
+            "0x5 1x9",
+            "8m",
+            True,
+        ),
+    ],
+)
+def test_a_single_event_alerts_for_a_while(
+    tmp_path: Path, alert: str, series: str, values: str, at: str, fires: bool
+) -> None:
+    file = tmp_path / "test.yml"
+    count = {"expr": f'count(ALERTS{{alertname="{alert}"}})', "eval_time": at}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values}],
+        "promql_expr_test": [{**count, "exp_samples": [{"labels": "{}", "value": 1}] * fires}],
+    }
+    wanted = {"rule_files": [str(MONITORING / "alerts.yml")], "tests": [test]}
+    file.write_text(yaml.safe_dump(wanted))
+    ran = promtool("test", "rules", file)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_what_a_reload_came_to_is_counted_from_nothing() -> None:
+    """Or the first that is refused would be no increase."""
+    text = Metrics(State).text().decode()
+    for result in ("done", "refused"):
+        assert f'rounded_reloads_total{{result="{result}"}} 0.0\n' in text
+
+
 def test_an_api_that_is_out_alerts(tmp_path: Path) -> None:
     file = tmp_path / "test.yml"
     labels = {"instance": "pbx1:9810", "account": "default"}

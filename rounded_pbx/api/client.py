@@ -300,7 +300,7 @@ class RoundedClient:
         """What happened, down to the operating system's word for it."""
         words, cause = [str(error) or type(error).__name__], error.__cause__ or error.__context__
         while cause is not None:
-            if isinstance(cause, OSError) and cause.strerror:
+            if isinstance(cause, OSError) and cause.strerror and cause.strerror not in words[0]:
                 words.append(cause.strerror)
             cause = cause.__cause__ or cause.__context__
         return self._hide(": ".join(dict.fromkeys(words)))

@@ -80,7 +80,7 @@ async def _keys(path: Path, config: Config) -> AsyncIterator[CheckResult]:
 
 
 def _secret(problem: Problem) -> str:
-    names = {"accounts": "api.key", "prestage": "prestage.password"}
+    names = {"accounts": "api.key", "prestage": "prestage.password", "status": "status.token"}
     return names.get(re.split("[.:]", problem.text)[0], "lookup.header")
 
 

@@ -80,7 +80,7 @@ async def _check(switch: Switch, section: Listening) -> AsyncIterator[CheckResul
             acl,
             f"{setting}.allow: {networks}",
             f"the switch asks from {knock.source}, which is in none of them",
-            f"add {knock.source}/32 to {setting}.allow, and restart the daemon",
+            f"add {knock.source}/32 to {setting}.allow; then: systemctl reload rounded-pbx",
         )
 
 

@@ -74,4 +74,8 @@ def test_a_switch_that_lets_nobody_in_is_told_and_the_files_stand(asterisk: Aste
     assert "not read yet: 127.0.0.1:5039: Asterisk refused the user rounded" in ran.stderr
     assert 'asterisk -rx "dialplan reload"' in ran.stderr
     assert run(asterisk, "--diff").returncode == 0
-    run(asterisk, "--uninstall")
+    assert "There is no existence of 'rounded-call'" in asterisk.cli("dialplan show rounded-call")
+    ran = run(asterisk, "--install", "--reload")  # the login has been mended
+    assert (ran.returncode, ran.stdout.endswith("read by the switch\n")) == (0, True)
+    assert "created by 'pbx_config'" in asterisk.cli("dialplan show rounded-call")
+    run(asterisk, "--uninstall", "--reload")
