@@ -41,8 +41,7 @@ def units(config: Config, file: Path, err: Console) -> tuple[dict[str, str], boo
     if problems:
         err.print(
             "The service runs as a user of its own, and could not start. Install where others can "
-            "read, after umask 022: PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install "
-            "rounded-pbx",
+            "read, after umask 022: PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin pipx install …",
             soft_wrap=True,
         )
     for note in _notes(config, file.parent):

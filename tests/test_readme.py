@@ -1,12 +1,12 @@
 """README's own lines, on a clean root: from nothing to a call that is staged.
 
 The lines of its blocks run as they stand, in bash, in the order in which they stand. Substituted
-are: the name of the package on PyPI, where it is not published yet, by the sdist or by the wheel,
-both built from here; PyPI, by a folder of wheels, as there is no network; `apt`, by nothing, as
-pipx is there; `editor`, by what an admin would write; `systemctl`, by nothing that runs: the
-service's command is taken from the unit that was installed, and run as nobody with the credential
-that the unit names (where the tests have no root of their own: as root). Asterisk is a private one,
-on the /etc/asterisk of that root; the API is the sandbox; caller and agent are ours.
+are: the clone, by the sdist or by the wheel built from it; PyPI, by a folder of wheels, as there is
+no network; `apt`, by nothing, as pipx is there; `editor`, by what an admin would write;
+`systemctl`, by nothing that runs: the service's command is taken from the unit that was installed,
+and run as nobody with the credential that the unit names (where the tests have no root of their
+own: as root). Asterisk is a private one, on the /etc/asterisk of that root; the API is the sandbox;
+caller and agent are ours.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def blocks(language: str, after: str, before: str) -> list[str]:
 
 
 def installing(lines: str, package: Path, root: Root) -> str:
-    """The lines with a file in the place of the name that PyPI does not know yet."""
-    [line] = [line for line in lines.splitlines() if re.search("pipx install rounded-pbx\\b", line)]
+    """The lines with a package made of the clone in the place of the clone."""
+    [(command, clone)] = re.findall(r"(pipx install (\.|/usr/src/rounded_pbx))(?=\s)", lines)
     root.path(f"/tmp/{package.name}").write_bytes(package.read_bytes())
-    return lines.replace(line, line.replace("rounded-pbx", f"/tmp/{package.name}", 1))
+    return lines.replace(command, command.replace(clone, f"/tmp/{package.name}"))
 
 
 @pytest.fixture
