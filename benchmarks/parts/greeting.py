@@ -16,7 +16,7 @@ from rounded_pbx.demo.freeswitch import PrivateFreeSwitch
 from rounded_pbx.demo.freeswitch import find as find_freeswitch
 
 from . import asterisk, freeswitch
-from .processes import ROOT, Api, Subject
+from .processes import AGENT, ROOT, Api, Subject
 
 #: Seconds that a call may wait for its staging, and that the dialplans wait for the daemon.
 DEADLINE, CAP = 3, 4
@@ -29,6 +29,9 @@ _ASTERISK = """[from-trunk]
 exten => bare,1,Progress()
  same => n,Playback({sound},noanswer)
  same => n,Dial(PJSIP/+33612345678@rounded,15)
+exten => header,1,Progress()
+ same => n,Playback({sound},noanswer)
+ same => n,Dial(PJSIP/+33612345678@rounded,15,ib(rounded-header^s^1({agent})))
 {documented}
 exten => late,1,Progress()
  same => n,Playback({sound},noanswer)
@@ -98,6 +101,7 @@ def on_asterisk(folder: Path, apis: Mapping[int, Api], trunk_port: int) -> Priva
         noop=NOOP,
         ready=READY,
         pause=PAUSE,
+        agent=AGENT,
     )
     return asterisk.private(folder, extensions, trunk_port, modules=_MODULES, cap=CAP)
 
@@ -126,7 +130,15 @@ def _ways(distance: int) -> dict[str, str]:
     }
 
 
+def _asterisk_ways(distance: int) -> dict[str, str]:
+    """Those, and the bare one with a header: after Dial's b(), Asterisk sleeps a millisecond.
+
+    (``ast_autoservice_stop``, main/autoservice.c.)
+    """
+    return {**_ways(distance), "a greeting, a header, no staging": "header"}
+
+
 SUBJECTS = (
-    Subject("asterisk", "Asterisk", find_asterisk, on_asterisk, _ways, rate=10),
+    Subject("asterisk", "Asterisk", find_asterisk, on_asterisk, _asterisk_ways, rate=10),
     Subject("freeswitch", "FreeSWITCH", find_freeswitch, on_freeswitch, _ways, rate=10),
 )
