@@ -45,7 +45,7 @@ class Page:
     clock: Clock
     facts: Facts = FACTS
     ready: bool = True
-    metrics: bytes | None = b"calls_total 1\n"
+    metrics: bytes = b"calls_total 1\n"
     address: Address = field(default_factory=lambda: Address("127.0.0.1", 0))
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -97,7 +97,6 @@ async def page(*, token: bool = False, **options: Any) -> AsyncIterator[Page]:
     made: Page
 
     def metrics() -> bytes:
-        assert made.metrics is not None
         return made.metrics
 
     with pytest.MonkeyPatch.context() as patch:

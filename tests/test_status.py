@@ -302,12 +302,6 @@ async def test_a_load_balancer_and_a_monitoring_system_are_answered() -> None:
     assert metrics.body == b"calls_total 1\n"
 
 
-async def test_without_metrics_there_are_none() -> None:
-    async with page() as shown:
-        shown.server._metrics = None
-        assert (await shown.get("/metrics")).status == 404
-
-
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
 async def test_a_request_of_http_1_0_without_a_host_is_answered_to_balancers_only(
     path: str,

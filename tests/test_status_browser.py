@@ -56,7 +56,7 @@ class Site:
                 Status.model_validate(section),
                 watch=self.watch,
                 ready=lambda: True,
-                metrics=None,
+                metrics=bytes,
                 facts=lambda: self.facts,
             )
             self.port = (await self.status.start()).port

@@ -380,7 +380,7 @@ async def test_a_defect_ends_the_streams_and_is_logged(caplog: pytest.LogCapture
 def server(**section: object) -> StatusServer:
     made = Status.model_validate({"listen": "127.0.0.1:0", **section})
     watch = Watch(Clock())
-    return StatusServer(made, watch=watch, ready=lambda: True, metrics=None, facts=lambda: FACTS)
+    return StatusServer(made, watch=watch, ready=lambda: True, metrics=bytes, facts=lambda: FACTS)
 
 
 async def test_it_listens_on_a_socket_that_was_handed_over() -> None:

@@ -82,7 +82,7 @@ def main(folder: Path) -> None:
         Status.model_validate({"listen": "127.0.0.1:0"}),
         watch=an_hour(now),
         ready=lambda: True,
-        metrics=None,
+        metrics=bytes,
         facts=lambda: facts,
     )
     loop = asyncio.new_event_loop()

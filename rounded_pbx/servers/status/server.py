@@ -54,7 +54,7 @@ class StatusServer:
     Args:
         watch: the calls.
         ready: whether the daemon takes calls.
-        metrics: the metrics in Prometheus's text format; None where there are none.
+        metrics: the metrics in Prometheus's text format.
         facts: what is shown beside calls; it is asked often, so it must cost little.
 
     Raises:
@@ -67,7 +67,7 @@ class StatusServer:
         *,
         watch: Watch,
         ready: Callable[[], bool],
-        metrics: Callable[[], bytes] | None,
+        metrics: Callable[[], bytes],
         facts: Callable[[], Facts],
     ) -> None:
         self._section = section
@@ -175,8 +175,6 @@ class StatusServer:
         return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
 
     async def _metered(self, request: Request) -> Response:
-        if self._metrics is None:
-            return PlainTextResponse("Not Found\n", 404)
         return Response(self._metrics(), headers={"content-type": METRICS_TYPE})
 
 
